@@ -1,0 +1,41 @@
+"""Exact sharding: every batch is evaluated once, by one process, and looks the same whoever evaluates it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch.distributed as dist
+from torch.utils.data import Sampler
+
+
+class ShardedBatchSampler(Sampler[list[int]]):
+    """Deal a fixed list of batches out to the processes, without padding or repeats.
+
+    Whole batches are dealt rather than samples: a batched forward pass may round differently at another batch
+    size, so only equal batches give scores that are equal to the last bit on any number of processes.
+
+    Args:
+        size: number of samples.
+        batch_size: samples per batch; the last batch may be smaller.
+        order: the samples' order, for instance sorted by length; ``range(size)`` if not given.
+
+    Raises:
+        ValueError: if ``size`` or ``batch_size`` is not positive.
+    """
+
+    def __init__(self, size: int, *, batch_size: int, order: Sequence[int] | None = None) -> None:
+        if size < 1 or batch_size < 1:
+            raise ValueError(f"size and batch_size must be positive, got {size} and {batch_size}")
+        order = range(size) if order is None else order
+        self.batches = [list(order[i : i + batch_size]) for i in range(0, size, batch_size)]
+
+    def _mine(self) -> list[list[int]]:
+        if not dist.is_initialized():
+            return self.batches
+        return self.batches[dist.get_rank() :: dist.get_world_size()]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._mine())
+
+    def __len__(self) -> int:
+        return len(self._mine())
