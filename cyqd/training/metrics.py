@@ -37,14 +37,11 @@ class MeanScore(Metric):
     """
 
     full_state_update = False
-    total: Tensor
-    squares: Tensor
-    count: Tensor
+    sums: Tensor  # int64 [3]: the values' sum and their squares' sum, in units of 1/SCALE, and their number
 
     def __init__(self) -> None:
         super().__init__()
-        for state in ("total", "squares", "count"):
-            self.add_state(state, default=torch.tensor(0, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("sums", default=torch.zeros(3, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, values: Tensor) -> None:
         """Add the scores of some problems.
@@ -55,27 +52,27 @@ class MeanScore(Metric):
         Raises:
             ValueError: if a value is outside [0, 1] or NaN.
         """
-        values = torch.as_tensor(values, device=self.total.device).double().flatten()
+        values = torch.as_tensor(values, device=self.sums.device).double().flatten()
         if not bool(((values >= 0) & (values <= 1)).all()):
             raise ValueError(f"scores must lie in [0, 1], got {values.tolist()}")
-        self.total += (values * SCALE).round().long().sum()
-        self.squares += (values.square() * SCALE).round().long().sum()
-        self.count += values.numel()
+        units = torch.stack([values, values.square()]) * SCALE
+        self.sums[:2] += units.round().long().sum(dim=1)
+        self.sums[2] += values.numel()
 
     def compute(self) -> Tensor:
         """Return the mean as a float64 scalar; 0 when no value was added."""
-        return self.total.double() / SCALE / self.count.clamp(min=1)
+        return self.sums[0].double() / SCALE / self.sums[2].clamp(min=1)
 
     def score(self) -> Score:
         """Return the mean with its 95 % interval, over all processes.
 
         Scores that are all 0 or 1 get the Wilson interval, others the normal approximation.
         """
-        mean = float(self.compute())
         with self.sync_context():
-            n, squares, total = int(self.count), int(self.squares), int(self.total)
+            total, squares, n = self.sums.tolist()
         if n == 0:
-            return Score(mean, 0.0, 1.0, 0)
+            return Score(0.0, 0.0, 1.0, 0)
+        mean = total / SCALE / n
         if squares == total:
             centre = (mean + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
             half = Z95 / (1 + Z95**2 / n) * math.sqrt(mean * (1 - mean) / n + Z95**2 / (4 * n**2))

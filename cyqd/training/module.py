@@ -28,7 +28,17 @@ class EvolvableModule(L.LightningModule, ABC):
     evolved_prefix: str = ""
     """Only parameters whose name starts with this evolve; the rest keep the base's values."""
 
+    base: Path
+    """The saved base model, as :meth:`read_weights` takes it."""
+
     metrics: nn.ModuleList
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timings: dict[str, float] = {}
+        """Seconds per part of an evaluation, by name; the engine reads and clears them every generation."""
+        self.faults: dict[str, str] = {}
+        """What broke in evaluating a problem, by problem; the engine reads and clears them every generation."""
 
     def setup(self, stage: str) -> None:
         """Create one metric per task of the attached data module."""
@@ -56,5 +66,11 @@ class EvolvableModule(L.LightningModule, ABC):
         """
 
     @abstractmethod
-    def save_model(self, path: Path, card: str) -> None:
-        """Write the live model to the folder ``path`` in its ecosystem's format, with a model card."""
+    def save_model(self, path: Path, card: str, *, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        """Write the model to the folder ``path`` in its ecosystem's format.
+
+        Args:
+            path: folder to write; what else lies in it stays.
+            card: Markdown text of the model card.
+            state_dict: this module's weights where the live ones are sharded over processes.
+        """

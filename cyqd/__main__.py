@@ -1,0 +1,206 @@
+"""The command line: ``python -m cyqd {fit,evolve,test}``."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from jsonargparse import ArgumentParser, Namespace
+
+import cyqd
+from cyqd.evolution import Strategy
+from cyqd.evolution.storage import atomic_path
+from cyqd.report.tables import markdown_table
+from cyqd.training import EvolvableModule
+from cyqd.training.run import HOST_ARGUMENTS, evolve, fit, is_first_process, open_space, score, write_results
+
+
+def fit_parser() -> ArgumentParser:
+    """Return the arguments of ``fit``."""
+    parser = _parser("Fine-tune one expert.")
+    parser.add_class_arguments(L.Trainer, "trainer")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the expert to")
+    parser.add_argument("--ckpt_path", type=str, help="Lightning checkpoint to continue from, or 'last'")
+    parser.set_defaults({"trainer.enable_model_summary": False})
+    return parser
+
+
+def evolve_parser() -> ArgumentParser:
+    """Return the arguments of ``evolve``."""
+    parser = _parser("Evolve merged models from experts.")
+    parser.add_class_arguments(L.Trainer, "trainer", skip={*HOST_ARGUMENTS, "strategy"}, instantiate=False)
+    parser.set_defaults({"trainer.logger": False})
+    parser.add_argument(
+        "--experts", type=dict[str, Path], required=True, help="each task's expert, by task name"
+    )
+    parser.add_subclass_arguments(Strategy, "strategy", default={"class_path": "cyqd.evolution.CycleQD"})
+    parser.add_argument("--run", type=Path, required=True, help="folder to write the run to")
+    parser.add_argument(
+        "--ckpt_path",
+        type=str,
+        help="continue the run in this folder; 'last' continues the one in `run`, if any",
+    )
+    parser.add_argument(
+        "--final_rule", type=str, help="which result becomes `run`/model; the strategy's first by default"
+    )
+    parser.add_argument("--cache", type=Path, help="where singular bases are kept; beside the run by default")
+    parser.add_argument("--rank", type=int, help="keep at most this many singular directions of each matrix")
+    parser.add_argument("--resident", type=bool, default=False, help="hold base and experts on the device")
+    return parser
+
+
+def _parser(description: str) -> ArgumentParser:
+    parser = ArgumentParser(description=description)
+    parser.add_argument("--config", action="config", help="YAML file with any of the arguments below")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all randomness")
+    parser.add_subclass_arguments(EvolvableModule, "model", required=True)
+    parser.add_subclass_arguments(L.LightningDataModule, "data", required=True)
+    return parser
+
+
+def test_parser() -> ArgumentParser:
+    """Return the arguments of ``test``: those of ``evolve``, so that its configs serve, and the models."""
+    parser = evolve_parser()
+    parser.description = "Score models on the test split."
+    parser.add_argument("--models", type=list[Path], required=True, nargs="+", help="folders of the models")
+    parser.add_argument("--out", type=Path, help="folder to write results.json and results.md to")
+    return parser
+
+
+def run_fit(arguments: Namespace, config: str) -> Callable[[], object]:
+    """Prepare ``fit``."""
+    out: Path = arguments.out
+    _save_config(out, config)
+    record = {"base": str(arguments.model.base), "seed": arguments.seed, "tasks": _task_names(arguments.data)}
+    return lambda: fit(
+        arguments.model,
+        arguments.data,
+        arguments.trainer,
+        out=out,
+        ckpt_path=arguments.ckpt_path,
+        record=record,
+    )
+
+
+def run_evolve(arguments: Namespace, config: str) -> Callable[[], object]:
+    """Prepare ``evolve``: everything that can be wrong is found here, before any work."""
+    run: Path = arguments.run
+    strategy: Strategy = arguments.strategy
+    rule = arguments.final_rule or strategy.rules[0]
+    if rule not in strategy.rules:
+        raise ValueError(f"final_rule: expected one of {', '.join(strategy.rules)}, got {rule}")
+    tasks = _task_names(arguments.data)
+    if len(tasks) < 2:
+        raise ValueError(f"data: evolving needs at least two tasks, got {len(tasks)}: {tasks}")
+    if set(arguments.experts) != set(tasks):
+        raise ValueError(f"experts: expected one for each task {tasks}, got {list(arguments.experts)}")
+    _check_continuation(run, arguments.ckpt_path)
+    space = open_space(arguments.model, {task: arguments.experts[task] for task in tasks})
+    _save_config(run, config)
+
+    def work() -> None:
+        rows = evolve(
+            arguments.model,
+            arguments.data,
+            space,
+            strategy,
+            run=run,
+            seed=arguments.seed,
+            trainer_arguments=vars(arguments.trainer),
+            final_rule=rule,
+            cache=arguments.cache or run.parent / ".singular_bases",
+            rank=arguments.rank,
+            resident=arguments.resident,
+        )
+        _show(rows, f"run: {run}")
+
+    return work
+
+
+def run_test(arguments: Namespace, config: str) -> Callable[[], object]:
+    """Prepare ``test``: the models take the experts' place."""
+    labels = [str(path) for path in arguments.models]
+    space = open_space(arguments.model, dict(zip(labels, arguments.models, strict=True)))
+    out: Path = arguments.out or arguments.run / "test"
+
+    def work() -> None:
+        rows = score(
+            arguments.model,
+            arguments.data,
+            {label: space.expert(k) for k, label in enumerate(labels)},
+            folder=out / hashlib.blake2b(space.identity.encode(), digest_size=8).hexdigest(),
+            arguments=vars(arguments.trainer),
+            space=space,
+            seed=arguments.seed,
+            cache=out,
+        )
+        if is_first_process():
+            write_results(out, rows, {})
+        _show(rows, f"results: {out / 'results.md'}")
+
+    return work
+
+
+COMMANDS = {
+    "fit": (fit_parser, run_fit),
+    "evolve": (evolve_parser, run_evolve),
+    "test": (test_parser, run_test),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command; bad input ends it with one message and exit code 2, before any work."""
+    parser = ArgumentParser(prog="python -m cyqd", description=cyqd.__doc__, version=cyqd.__version__)
+    commands = parser.add_subcommands(dest="command")
+    parsers = {name: make() for name, (make, _) in COMMANDS.items()}
+    for name, command in parsers.items():
+        commands.add_subcommand(name, command)
+    config = parser.parse_args(argv)
+    name = config.command
+    L.seed_everything(config[name].seed, verbose=False)
+    try:
+        arguments = parser.instantiate_classes(config)[name]
+        work = COMMANDS[name][1](arguments, parsers[name].dump(config[name], skip_validation=True))
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    work()
+
+
+def _task_names(data: L.LightningDataModule) -> list[str]:
+    return [task.name for task in getattr(data, "tasks", ())]
+
+
+def _check_continuation(run: Path, ckpt_path: str | None) -> None:
+    """Check that a run is neither overwritten by mistake nor continued where there is none."""
+    state = run / "evolution" / "state" / "state.json"
+    if ckpt_path is None:
+        if state.exists() and is_first_process():
+            raise ValueError(
+                f"run: {run} already holds an evolution; continue it with --ckpt_path last, or choose another --run"
+            )
+    elif ckpt_path != "last":
+        if Path(ckpt_path).resolve() not in [path.resolve() for path in (run, *state.parents)]:
+            raise ValueError(f"ckpt_path: expected 'last' or {run} (the run given by `run`), got {ckpt_path}")
+        if not state.exists():
+            raise FileNotFoundError(
+                f"ckpt_path: there is no evolution at {state}; leave --ckpt_path out to start one"
+            )
+
+
+def _save_config(folder: Path, config: str) -> None:
+    if is_first_process():
+        with atomic_path(folder / "config.yaml") as temporary:
+            temporary.write_text(config, encoding="utf-8")
+
+
+def _show(rows: Sequence[Mapping[str, Any]], where: str) -> None:
+    if is_first_process():
+        print(f"\n{markdown_table(rows)}\n\n{where}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""The method: quality-diversity evolution of merged models. Knows neither Lightning, nor W&B, nor a domain."""
+
+from cyqd.evolution.archive import Archive, Elite
+from cyqd.evolution.baselines import TaskVectorAverage
+from cyqd.evolution.cycleqd import CycleQD
+from cyqd.evolution.genome import CompactGenome, DenseGenome, ExpertSpace, Genome, GenomeStore, materialise
+from cyqd.evolution.spectrum import similarity
+from cyqd.evolution.strategy import Candidate, Roster, Strategy
+
+__all__ = [
+    "Archive",
+    "Candidate",
+    "CompactGenome",
+    "CycleQD",
+    "DenseGenome",
+    "Elite",
+    "ExpertSpace",
+    "Genome",
+    "GenomeStore",
+    "Roster",
+    "Strategy",
+    "TaskVectorAverage",
+    "materialise",
+    "similarity",
+]

@@ -1,0 +1,43 @@
+"""Aggregation: one final model from the archives (paper, section 3.5, and two more rules beside it)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from cyqd.evolution.archive import Archive, Elite
+from cyqd.evolution.genome import Genome
+from cyqd.evolution.selection import elite_gamma
+
+
+def best_quality_elite(archive: Archive) -> Elite:
+    """Return the archive's elite of highest quality; ties go to the most recent."""
+    return max(archive.elites, key=lambda elite: (archive.quality(elite), elite.id))
+
+
+def largest_gamma_elite(archive: Archive, *, alpha_low: float = 0.5, alpha_high: float = 0.8) -> Elite:
+    """Return the elite that elite sampling likes most; ties go to the most recent."""
+    elites = archive.elites
+    scores = torch.tensor([elite.scores for elite in elites], dtype=torch.float64)
+    gamma = elite_gamma(scores, alpha_low=alpha_low, alpha_high=alpha_high).tolist()
+    return max(zip(gamma, elites, strict=True), key=lambda pair: (pair[0], pair[1].id))[1]
+
+
+def best_mean_elite(archives: Sequence[Archive]) -> Elite:
+    """Return the single elite of best mean score over all archives; ties go to the most recent."""
+    return max((elite for archive in archives for elite in archive), key=lambda elite: (elite.mean, elite.id))
+
+
+def softmax_weights(qualities: Sequence[float]) -> list[float]:
+    """Return β = softmax(f_1 … f_K)."""
+    return torch.softmax(torch.tensor(qualities, dtype=torch.float64), dim=0).tolist()
+
+
+def aggregate(genomes: Sequence[Genome], qualities: Sequence[float]) -> Genome:
+    """Mix one genome per archive: θ_b + Σ_k β_k τ_k with β = softmax of their qualities."""
+    mixed = [weight * genome for weight, genome in zip(softmax_weights(qualities), genomes, strict=True)]
+    total = mixed[0]
+    for genome in mixed[1:]:
+        total = total + genome
+    return total

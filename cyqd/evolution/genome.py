@@ -1,0 +1,315 @@
+"""Genomes: models as coordinates between a base and its experts, made into weights on demand.
+
+With the ``expert`` mutation every individual of CycleQD is exactly
+
+    θ_l(g) = θ_b,l + Σ_k τ_k,l (α_k I + V_k,l diag(ω_k,l) V_k,lᵀ)
+
+so a genome (α, ω) of a few megabytes stands for an 8B model, and crossover and mutation are sums of genomes.
+Mutations that leave this space give a dense genome, a whole task vector, behind the same operations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from cyqd.evolution.spectrum import SingularBases, amplify, as_matrix, is_matrix, similarity
+from cyqd.evolution.storage import save_tensors
+
+Weights = Mapping[str, Tensor]
+"""A model's weights by parameter name, read-only."""
+
+
+class ExpertSpace:
+    """A base model and its experts: the space that genomes live in. Nothing here is ever written to.
+
+    Args:
+        base: the base's weights.
+        experts: each expert's weights, in the tasks' order.
+        tasks: the tasks' names, one per expert.
+        names: the parameters that evolve; all of the base's by default.
+
+    Attributes:
+        identity: fingerprints of the base and of each expert, separated by spaces; empty if not yet taken.
+        bases: the experts' singular bases, where a strategy needs them.
+
+    Raises:
+        ValueError: if there is no expert, or an expert does not fit the base (names, shapes).
+    """
+
+    def __init__(
+        self,
+        base: Weights,
+        experts: Sequence[Weights],
+        tasks: Sequence[str],
+        *,
+        names: Iterable[str] | None = None,
+    ) -> None:
+        self.base: Weights = base
+        self.experts = list(experts)
+        self.tasks = list(tasks)
+        self.names = list(base) if names is None else list(names)
+        self.identity = ""
+        self.device = torch.device("cpu")
+        self.bases: list[SingularBases] = []
+        if len(self.experts) != len(self.tasks) or not self.experts:
+            raise ValueError(f"expected one expert per task, got {len(self.experts)} for tasks {self.tasks}")
+        for label, weights in [("base", base), *zip(self.tasks, self.experts, strict=True)]:
+            _check_fit(label, weights, base, self.names)
+
+    def fingerprint(
+        self, weights: Weights, *, label: str, progress: Callable[[int], object] | None = None
+    ) -> str:
+        """Hash a model's evolving weights and check that they are finite, in one pass.
+
+        Args:
+            weights: the base's or an expert's weights.
+            label: what to call the model in an error.
+            progress: called with the bytes read after each tensor.
+
+        Raises:
+            ValueError: if a weight is NaN or infinite, naming the tensor.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        for name in self.names:
+            tensor = weights[name].detach().contiguous()
+            if not bool(torch.isfinite(tensor).all()):
+                raise ValueError(
+                    f"{label}: tensor '{name}' holds NaN or infinite values; mend or replace this model"
+                )
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+            if progress:
+                progress(tensor.nbytes)
+        return digest.hexdigest()
+
+    def matrices(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the parameters that SVD mutation acts on."""
+        return {
+            name: tuple(self.base[name].shape)
+            for name in self.names
+            if is_matrix(tuple(self.base[name].shape))
+        }
+
+    def to(self, device: torch.device, *, resident: bool = False) -> None:
+        """Compute on a device; with ``resident``, also hold base, experts and singular bases there."""
+        self.device = device
+        if resident:
+            self.base = {name: self.base[name].to(device) for name in self.names}
+            self.experts = [{name: expert[name].to(device) for name in self.names} for expert in self.experts]
+            for bases in self.bases:
+                bases.to(device)
+
+    def task_vector(self, expert: int, name: str) -> Tensor:
+        """Return τ of one expert's parameter, in float32 on the space's device."""
+        return self.experts[expert][name].to(self.device).float() - self.base[name].to(self.device).float()
+
+    def similarity(self, first: int, second: int) -> float:
+        """Return the similarity of two experts, from their singular bases."""
+        a, b = (
+            {name: bases[name].sigma for name in bases.names}
+            for bases in (self.bases[first], self.bases[second])
+        )
+        return similarity(a, b)
+
+    def expert(self, index: int) -> Genome:
+        """Return the genome of one expert."""
+        return CompactGenome(self, [float(k == index) for k in range(len(self.experts))])
+
+    def origin(self) -> Genome:
+        """Return the genome of the base."""
+        return CompactGenome(self, [0.0] * len(self.experts))
+
+    def mean(self) -> Genome:
+        """Return the task-vector average, θ_b + (1/K) Σ_k τ_k."""
+        return CompactGenome(self, [1 / len(self.experts)] * len(self.experts))
+
+
+def _check_fit(label: str, weights: Weights, base: Weights, names: Sequence[str]) -> None:
+    problems = [f"tensor '{name}' is missing" for name in names if name not in weights]
+    problems += [f"tensor '{name}' is not in the base" for name in weights if name not in base]
+    problems += [
+        f"tensor '{name}' has shape {tuple(weights[name].shape)}, the base has {tuple(base[name].shape)}"
+        for name in names
+        if name in weights and name in base and weights[name].shape != base[name].shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise ValueError(f"{label} does not fit the base: {'; '.join(problems[:3])}{more}")
+
+
+class Genome(ABC):
+    """A model as a task vector over an :class:`ExpertSpace`: a vector space with ``+`` and ``*``."""
+
+    space: ExpertSpace
+
+    @abstractmethod
+    def task_vector(self, name: str) -> Tensor:
+        """Return τ(g) of one parameter: float32, the parameter's shape, on the space's device."""
+
+    @abstractmethod
+    def __mul__(self, factor: float) -> Genome: ...
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what must be saved to rebuild the genome, by name."""
+
+    def __rmul__(self, factor: float) -> Genome:
+        return self * factor
+
+    def __add__(self, other: Genome) -> Genome:
+        names = self.space.names
+        return DenseGenome(
+            self.space, {name: self.task_vector(name) + other.task_vector(name) for name in names}
+        )
+
+    def weight(self, name: str) -> Tensor:
+        """Return θ(g) of one parameter, accumulated in float32."""
+        return self.space.base[name].to(self.space.device).float() + self.task_vector(name)
+
+
+class CompactGenome(Genome):
+    """θ_b + Σ_k τ_k (α_k I + V_k diag(ω_k) V_kᵀ).
+
+    Args:
+        space: the base and its experts.
+        alpha: α, one coefficient per expert.
+        omega: per expert a float32 vector [R_k] over its singular directions, all matrices end to end, or None
+            for all zero; None for all experts by default.
+    """
+
+    def __init__(
+        self, space: ExpertSpace, alpha: Sequence[float], omega: Sequence[Tensor | None] | None = None
+    ) -> None:
+        self.space = space
+        self.alpha = tuple(float(a) for a in alpha)
+        self.omega = tuple(omega) if omega is not None else (None,) * len(self.alpha)
+
+    def task_vector(self, name: str) -> Tensor:
+        """Return τ(g) of one parameter; see :class:`Genome`."""
+        total = torch.zeros(self.space.base[name].shape, device=self.space.device)
+        for k, (alpha, omega) in enumerate(zip(self.alpha, self.omega, strict=True)):
+            if alpha == 0 and omega is None:
+                continue
+            tau = self.space.task_vector(k, name)
+            total.add_(tau, alpha=alpha)
+            if omega is not None and (part := self.space.bases[k].slices.get(name)) is not None:
+                basis = self.space.bases[k][name]
+                basis = basis._replace(vectors=basis.vectors.to(tau.device))
+                stretched = amplify(as_matrix(tau), basis, omega[part].to(tau.device))
+                total.add_(stretched.reshape(tau.shape))
+        return total
+
+    def weight(self, name: str) -> Tensor:
+        """Return θ(g) of one parameter; of a genome that is one expert, that expert's own tensor."""
+        mixed = [k for k, alpha in enumerate(self.alpha) if alpha != 0]
+        if len(mixed) == 1 and self.alpha[mixed[0]] == 1 and all(omega is None for omega in self.omega):
+            return self.space.experts[mixed[0]][name]
+        return super().weight(name)
+
+    def __mul__(self, factor: float) -> CompactGenome:
+        omega = [None if omega is None else omega * factor for omega in self.omega]
+        return CompactGenome(self.space, [alpha * factor for alpha in self.alpha], omega)
+
+    def __add__(self, other: Genome) -> Genome:
+        if not isinstance(other, CompactGenome):
+            return super().__add__(other)
+        alpha = [a + b for a, b in zip(self.alpha, other.alpha, strict=True)]
+        omega = [
+            b if a is None else a if b is None else a + b
+            for a, b in zip(self.omega, other.omega, strict=True)
+        ]
+        return CompactGenome(self.space, alpha, omega)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return α (float64 [K]) and the ω_k that are not all zero; see :class:`Genome`."""
+        omega = {f"omega.{k}": w for k, w in enumerate(self.omega) if w is not None}
+        return {"alpha": torch.tensor(self.alpha, dtype=torch.float64), **omega}
+
+
+class DenseGenome(Genome):
+    """A task vector held whole, for mutations that leave the compact space.
+
+    Args:
+        space: the base and its experts.
+        deltas: float32 task vector of every evolving parameter.
+    """
+
+    def __init__(self, space: ExpertSpace, deltas: Mapping[str, Tensor]) -> None:
+        self.space = space
+        self.deltas = deltas
+
+    def task_vector(self, name: str) -> Tensor:
+        """Return τ(g) of one parameter; see :class:`Genome`."""
+        return self.deltas[name].to(self.space.device)
+
+    def __mul__(self, factor: float) -> DenseGenome:
+        return DenseGenome(self.space, {name: delta * factor for name, delta in self.deltas.items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the task vector under ``delta.NAME``; see :class:`Genome`."""
+        return {f"delta.{name}": delta for name, delta in self.deltas.items()}
+
+
+@torch.no_grad()
+def materialise(genome: Genome, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    """Write θ(g) into live parameters, in place: one parameter at a time, cast once.
+
+    Args:
+        genome: the model to write.
+        parameters: the live parameters that evolve, by name.
+    """
+    for name, parameter in parameters.items():
+        parameter.copy_(genome.weight(name))
+
+
+class GenomeStore:
+    """A folder with one safetensors file per genome; processes other than the first only read.
+
+    Args:
+        folder: where the files lie.
+        space: the space the genomes live in.
+        writable: whether this process writes.
+    """
+
+    def __init__(self, folder: Path, space: ExpertSpace, *, writable: bool = True) -> None:
+        self.folder = folder
+        self.space = space
+        self.writable = writable
+
+    def save(self, id: int, genome: Genome) -> None:
+        """Write a genome, atomically."""
+        if self.writable:
+            save_tensors(self._path(id), {name: t.cpu() for name, t in genome.tensors().items()})
+
+    def load(self, id: int) -> Genome:
+        """Read a genome, memory-mapped.
+
+        Raises:
+            FileNotFoundError: if there is no genome of that id.
+        """
+        with safe_open(self._path(id), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        if "alpha" not in tensors:
+            return DenseGenome(self.space, {name.removeprefix("delta."): t for name, t in tensors.items()})
+        alpha = tensors["alpha"].tolist()
+        return CompactGenome(self.space, alpha, [tensors.get(f"omega.{k}") for k in range(len(alpha))])
+
+    def prune(self, keep: Iterable[int]) -> None:
+        """Delete the genomes that are not in ``keep``, and what a killed process left half-written."""
+        if not self.writable or not self.folder.exists():
+            return
+        kept = {self._path(id).name for id in keep}
+        for path in self.folder.iterdir():
+            if path.name not in kept and re.search(r"\.(safetensors|tmp)$", path.name):
+                path.unlink(missing_ok=True)
+
+    def _path(self, id: int) -> Path:
+        return self.folder / f"{id:06d}.safetensors"

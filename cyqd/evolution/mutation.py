@@ -1,0 +1,68 @@
+"""Mutation: stretch a child along singular directions of a task vector (paper, section 3.2.2).
+
+The paper's formula and its published code differ, hence the variants; see docs/method.md.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from cyqd.evolution.genome import CompactGenome, DenseGenome, Genome
+from cyqd.evolution.spectrum import amplify, as_matrix, singular_basis
+
+Variant = Literal["expert", "child", "literal", "gaussian", "none"]
+
+
+def mutate(
+    genome: Genome,
+    active: int,
+    generator: Generator,
+    *,
+    variant: Variant = "expert",
+    w_max: float = 0.3,
+    sigma: float = 0.01,
+) -> Genome:
+    """Mutate a child; vectors (norms, biases) pass through.
+
+    Per matrix, with w ∈ ℝ^r uniform on [0, w_max]:
+
+    - ``expert``: τ + U diag(w ∘ σ) Vᵀ with the singular basis of the active task's expert.
+    - ``child``: U diag((1 + w) ∘ σ) Vᵀ with the child's own basis.
+    - ``literal``: U diag(w ∘ σ) Vᵀ with the child's own basis, the formula as printed.
+    - ``gaussian``: τ + N(0, sigma²), independently in every entry.
+    - ``none``: τ.
+
+    Args:
+        genome: the child after crossover.
+        active: index of the active task.
+        generator: source of randomness, on the CPU.
+        variant: which mutation.
+        w_max: largest stretch of a singular value.
+        sigma: standard deviation of the Gaussian mutation.
+    """
+    if variant == "none":
+        return genome
+    space = genome.space
+    if variant == "expert":
+        omega: list[Tensor | None] = [None] * len(space.experts)
+        omega[active] = w_max * torch.rand(space.bases[active].size, generator=generator)
+        return genome + CompactGenome(space, [0.0] * len(space.experts), omega)
+
+    matrices = space.matrices()
+    deltas = {}
+    for name in space.names:
+        delta = genome.task_vector(name)
+        if name in matrices and variant == "gaussian":
+            noise = torch.randn(delta.shape, generator=generator).to(delta.device)
+            delta = delta + sigma * noise
+        elif name in matrices:
+            matrix = as_matrix(delta)
+            basis = singular_basis(matrix)
+            stretch = w_max * torch.rand(len(basis.sigma), generator=generator).to(delta.device)
+            stretched = amplify(matrix, basis, stretch).reshape(delta.shape)
+            delta = stretched if variant == "literal" else delta + stretched
+        deltas[name] = delta
+    return DenseGenome(space, deltas)

@@ -1,0 +1,167 @@
+"""Ask/tell: what every way of searching for merged models offers, CycleQD and baselines alike."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cyqd.evolution.archive import Scores
+from cyqd.evolution.genome import ExpertSpace, Genome, GenomeStore
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to be evaluated.
+
+    Attributes:
+        id: the number of this evaluation, from 0.
+        genome: the model.
+        origin: where it comes from, as JSON-ready builtins (generation, active task, parents, coefficients).
+    """
+
+    id: int
+    genome: Genome
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Strategy(ABC):
+    """A search that asks for one evaluation at a time.
+
+    Call :meth:`setup` once, then, until :attr:`done`, :meth:`ask` and :meth:`tell` in turn. Everything depends
+    on the seed and the scores alone, so every process of a run asks for the same models.
+    """
+
+    space: ExpertSpace
+    store: GenomeStore
+    seed: int
+    evaluated: int = 0
+    rules: tuple[str, ...] = ()
+    """The names in :meth:`result`; the first is the default."""
+
+    def setup(self, space: ExpertSpace, store: GenomeStore, seed: int) -> None:
+        """Attach the strategy to the experts it merges.
+
+        Args:
+            space: the base and its experts.
+            store: where genomes are kept between evaluations.
+            seed: seed of all randomness.
+        """
+        self.space, self.store, self.seed = space, store, seed
+
+    @property
+    @abstractmethod
+    def budget(self) -> int:
+        """Number of evaluations in all."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the budget is spent."""
+        return self.evaluated >= self.budget
+
+    @property
+    def spectral(self) -> bool:
+        """Whether the strategy needs the experts' singular bases."""
+        return False
+
+    @abstractmethod
+    def ask(self) -> Candidate:
+        """Return the next model to evaluate."""
+
+    def tell(self, candidate: Candidate, scores: Scores) -> Mapping[str, Any]:
+        """Take a model's scores, in the order of asking.
+
+        Returns:
+            What happened, for the run's history, as JSON-ready builtins.
+
+        Raises:
+            RuntimeError: if this is not the candidate that is due.
+            ValueError: if the scores are not one finite number per task.
+        """
+        if candidate.id != self.evaluated:
+            raise RuntimeError(f"expected scores of evaluation {self.evaluated}, got those of {candidate.id}")
+        report = self._accept(candidate, scores)
+        self.evaluated += 1
+        return report
+
+    @abstractmethod
+    def _accept(self, candidate: Candidate, scores: Scores) -> Mapping[str, Any]: ...
+
+    @abstractmethod
+    def result(self) -> Mapping[str, Genome]:
+        """Return the final models by the name of the rule that made them; before :attr:`done`, the best so far."""
+
+    def best(self) -> Scores:
+        """Return the best score on each task so far, for the progress bar."""
+        return ()
+
+    def kept(self) -> set[int]:
+        """Return the ids of the genomes in the store that are still needed."""
+        return set()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what must not change between a run and its continuation, as JSON-ready builtins."""
+        own = {"strategy": type(self).__name__, "seed": self.seed}
+        return {**own, "tasks": self.space.tasks, "models": self.space.identity}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as JSON-ready builtins; genomes lie in the store."""
+        return {"settings": self.settings(), "evaluated": self.evaluated}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`; call after :meth:`setup`.
+
+        Raises:
+            ValueError: if the state was made under other settings, naming the first that differs.
+        """
+        for key, value in self.settings().items():
+            if state["settings"].get(key) != value:
+                was = state["settings"].get(key)
+                raise ValueError(
+                    f"cannot continue: the run was started with {key} = {was!r}, now it is {value!r}"
+                )
+        self.evaluated = state["evaluated"]
+
+
+class Roster(Strategy):
+    """Scores a fixed list of models: the results table, ``cyqd test``, and baselines that need no search.
+
+    Args:
+        genomes: the models by name; may be given later, before the first ask.
+    """
+
+    def __init__(self, genomes: Mapping[str, Genome] | None = None) -> None:
+        self.genomes = dict(genomes or {})
+        self.scores: list[Scores] = []
+
+    @property
+    def budget(self) -> int:
+        """One evaluation per model."""
+        return len(self.genomes)
+
+    def ask(self) -> Candidate:
+        """Return the next model of the list."""
+        name = list(self.genomes)[self.evaluated]
+        return Candidate(self.evaluated, self.genomes[name], {"model": name})
+
+    def _accept(self, candidate: Candidate, scores: Scores) -> Mapping[str, Any]:
+        self.scores.append(scores)
+        return {}
+
+    def result(self) -> Mapping[str, Genome]:
+        """Return the models as they were given."""
+        return self.genomes
+
+    def best(self) -> Scores:
+        """Return the best score on each task so far."""
+        return tuple(max(column) for column in zip(*self.scores, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the scores so far; see :class:`Strategy`."""
+        return {**super().state_dict(), "scores": [list(scores) for scores in self.scores]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue after the models already scored; see :class:`Strategy`."""
+        super().load_state_dict(state)
+        self.scores = [tuple(scores) for scores in state["scores"]]

@@ -1,0 +1,204 @@
+"""The callback that breeds and judges: one generation per epoch of the hosting Trainer run."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch.distributed as dist
+from tqdm import tqdm
+
+from cyqd.evolution import Candidate, ExpertSpace, GenomeStore, Strategy, materialise
+from cyqd.evolution.spectrum import SingularBases
+from cyqd.evolution.storage import atomic_path, load_json, save_json
+from cyqd.training.host import EvolutionHost
+
+
+class Evolution(L.Callback):
+    """Hosts a strategy: asks for a model, writes it into the live module, tells the scores, saves.
+
+    After every evaluation the folder holds the genomes, then a line of ``history.jsonl``, then ``state.json``,
+    whose replacement is the one moment at which the generation counts. A run killed anywhere continues as if
+    nothing had happened.
+
+    Args:
+        strategy: the search.
+        space: the base and the experts.
+        folder: where state and genomes lie; ``folder.parent / history`` takes the history.
+        history: JSON Lines file, one line per evaluation.
+        seed: seed of the search.
+        cache: where singular bases are kept, for all runs that share experts.
+        rank: keep at most this many singular directions of each matrix.
+        resident: hold base, experts and singular bases on the device.
+        title: what the progress bar says.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        space: ExpertSpace,
+        *,
+        folder: Path,
+        history: Path,
+        seed: int,
+        cache: Path,
+        rank: int | None = None,
+        resident: bool = False,
+        title: str = "evolve",
+    ) -> None:
+        self.strategy = strategy
+        self.space = space
+        self.state_path = folder / "state.json"
+        self.store = GenomeStore(folder / "genomes", space)
+        self.history = history
+        self.seed = seed
+        self.cache = cache
+        self.rank = rank
+        self.resident = resident
+        self.title = title
+        self.interrupted = False
+        self.candidate: Candidate
+        self.seconds: dict[str, float] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Prepare singular bases, state and progress bar, once for the whole evolution."""
+        self.tasks = [task.name for task in trainer.datamodule.tasks]  # type: ignore[attr-defined]
+        self.space.identity = trainer.strategy.broadcast(self.space.identity)
+        self._prepare_bases(trainer)
+        self.space.to(trainer.strategy.root_device, resident=self.resident)
+        self.store.writable = trainer.is_global_zero
+        self.strategy.setup(self.space, self.store, self.seed)
+        if self.state_path.exists():
+            self.strategy.load_state_dict(load_json(self.state_path))
+        self._forget_unsaved(trainer)
+        trainer.strategy.barrier("evolution state")
+        trainer.fit_loop.max_epochs = self.strategy.budget - self.strategy.evaluated
+        self.bar = tqdm(
+            total=self.strategy.budget,
+            initial=self.strategy.evaluated,
+            desc=self.title,
+            unit="model",
+            disable=not trainer.is_global_zero,
+        )
+        self._catch_interrupt()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Breed a child and write it into the live module."""
+        assert isinstance(pl_module, EvolutionHost)
+        self.seconds = {}
+        for metric in pl_module.domain.metrics:
+            metric.reset()  # type: ignore[operator]
+        with self._clock("breed"):
+            self.candidate = self.strategy.ask()
+        with self._clock("materialise"):
+            materialise(self.candidate.genome, pl_module.domain.evolved_parameters())
+        self._evaluation_start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Tell the child's scores, save, report."""
+        assert isinstance(pl_module, EvolutionHost)
+        domain = pl_module.domain
+        scores = {task: metric.score() for task, metric in zip(self.tasks, domain.metrics, strict=True)}  # type: ignore[operator]
+        self.seconds["evaluate"] = time.perf_counter() - self._evaluation_start
+        faults = _gather(domain.faults)
+        with self._clock("tell"):
+            report = self.strategy.tell(self.candidate, tuple(score.mean for score in scores.values()))
+        record = {
+            "evaluation": self.candidate.id,
+            **self.candidate.origin,
+            "scores": {task: score.mean for task, score in scores.items()},
+            "intervals": {task: [score.low, score.high] for task, score in scores.items()},
+            "n": {task: score.n for task, score in scores.items()},
+            **report,
+            **({"faults": faults} if faults else {}),
+            "seconds": {**self.seconds, **domain.timings},
+        }
+        domain.timings.clear()
+        domain.faults.clear()
+        if trainer.is_global_zero:
+            self._save(record)
+        trainer.strategy.barrier("evolution saved")
+        for logger in trainer.loggers:
+            metrics = {f"child/{task}": score.mean for task, score in scores.items()}
+            times = {f"time/{part}": seconds for part, seconds in record["seconds"].items()}
+            logger.log_metrics({**metrics, **times}, step=self.candidate.id)
+        best = " ".join(f"{t}={s:.3f}" for t, s in zip(self.tasks, self.strategy.best(), strict=False))
+        self.bar.set_postfix_str(f"best {best}", refresh=False)
+        self.bar.update()
+        if trainer.strategy.reduce_boolean_decision(self.interrupted, all=False):
+            self.interrupted = trainer.should_stop = True
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Close the bar, give Ctrl-C back."""
+        self.bar.close()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._previous_handler)
+
+    @contextmanager
+    def _clock(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = time.perf_counter() - start
+
+    def _prepare_bases(self, trainer: L.Trainer) -> None:
+        """Compute the singular bases that the cache lacks, a share of the matrices on every process."""
+        if not self.strategy.spectral:
+            return
+        shapes = self.space.matrices()
+        base, *experts = self.space.identity.split()
+        kept = "" if self.rank is None else f"-rank{self.rank}"
+        folders = [self.cache / f"{base}-{expert}{kept}" for expert in experts]
+        self.space.bases = [SingularBases(folder, shapes, rank=self.rank) for folder in folders]
+        self.space.to(trainer.strategy.root_device)
+        missing = [(k, name) for k, bases in enumerate(self.space.bases) for name in bases.missing()]
+        mine = missing[trainer.global_rank :: trainer.world_size]
+        trainer.strategy.barrier("singular bases counted")
+        for k, name in tqdm(mine, desc="singular bases", unit="matrix", disable=not trainer.is_global_zero):
+            self.space.bases[k].compute(name, self.space.task_vector(k, name))
+        trainer.strategy.barrier("singular bases")
+
+    def _save(self, record: dict[str, Any]) -> None:
+        with self.history.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        save_json(self.state_path, self.strategy.state_dict())
+        self.store.prune(self.strategy.kept())
+
+    def _forget_unsaved(self, trainer: L.Trainer) -> None:
+        """Drop what a killed process wrote after its last complete generation."""
+        if not trainer.is_global_zero:
+            return
+        self.history.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.history.read_text(encoding="utf-8").splitlines() if self.history.exists() else []
+        with atomic_path(self.history) as temporary:
+            temporary.write_text(
+                "".join(line + "\n" for line in lines[: self.strategy.evaluated]), encoding="utf-8"
+            )
+        self.store.prune(self.strategy.kept())
+
+    def _catch_interrupt(self) -> None:
+        """Let the first Ctrl-C end the evolution after the current generation, the second one at once."""
+
+        def handler(signum: int, frame: FrameType | None) -> None:
+            signal.signal(signal.SIGINT, self._previous_handler)
+            self.interrupted = True
+            self.bar.write("interrupted: ending after this evaluation; press Ctrl-C again to stop at once")
+
+        if threading.current_thread() is threading.main_thread():
+            self._previous_handler = signal.signal(signal.SIGINT, handler)
+
+
+def _gather(faults: dict[str, str]) -> dict[str, str]:
+    """Merge the faults of all processes."""
+    if not dist.is_initialized():
+        return dict(faults)
+    gathered: list[dict[str, str]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(gathered, faults)
+    return {problem: reason for part in gathered for problem, reason in sorted(part.items())}

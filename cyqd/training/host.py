@@ -1,0 +1,92 @@
+"""How one Trainer.fit hosts a whole evolution: a generation is an epoch of one empty step and a validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from cyqd.training.module import EvolvableModule
+
+
+class EvolutionHost(L.LightningModule):
+    """Stands between the Trainer and a domain's module: evaluates it, never trains it.
+
+    Args:
+        domain: the module whose weights the evolution callback writes.
+    """
+
+    def __init__(self, domain: EvolvableModule) -> None:
+        super().__init__()
+        self.domain = domain
+        self.automatic_optimization = False
+        self.requires_grad_(False)
+
+    def setup(self, stage: str) -> None:
+        """Set up the domain's module."""
+        self.domain.setup(stage)
+
+    def configure_optimizers(self) -> None:
+        """Return no optimizer."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """Do nothing."""
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave it to the domain."""
+        return self.domain.transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_validation_epoch_start(self) -> None:
+        """Leave it to the domain."""
+        self.domain.on_validation_epoch_start()
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Leave it to the domain."""
+        self.domain.validation_step(batch, batch_idx, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Leave it to the domain."""
+        self.domain.on_validation_epoch_end()
+
+
+class EvaluationData(L.LightningDataModule):
+    """A domain's data module as an evolution sees it: one loader per task, of one split.
+
+    Args:
+        data: the domain's data module.
+        split: which half of the evaluation problems to score on.
+    """
+
+    def __init__(self, data: L.LightningDataModule, split: Literal["optimisation", "test"]) -> None:
+        super().__init__()
+        self.data = data
+        self.split = split
+
+    @property
+    def tasks(self) -> Sequence[Any]:
+        """The tasks, each with a ``name``."""
+        return self.data.tasks  # type: ignore[attr-defined, no-any-return]
+
+    def prepare_data(self) -> None:
+        """Leave it to the domain."""
+        self.data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Set up the domain's data for evaluation alone."""
+        self.data.trainer = self.trainer
+        self.data.setup("validate" if self.split == "optimisation" else "test")
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the one empty step of a generation."""
+        return DataLoader([0])  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> Any:
+        """Return the split's loaders."""
+        return self.data.val_dataloader() if self.split == "optimisation" else self.data.test_dataloader()
+
+    def teardown(self, stage: str) -> None:
+        """Leave it to the domain."""
+        self.data.teardown("validate" if self.split == "optimisation" else "test")

@@ -1,0 +1,235 @@
+"""What the commands do: fit an expert, evolve experts, test models."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from tqdm import tqdm
+
+import cyqd
+from cyqd.evolution import ExpertSpace, Genome, Roster, Strategy, materialise
+from cyqd.evolution.storage import atomic_path, save_json
+from cyqd.report.card import model_card
+from cyqd.report.tables import markdown_table, results_row
+from cyqd.training.evolution import Evolution
+from cyqd.training.host import EvaluationData, EvolutionHost
+from cyqd.training.module import EvolvableModule
+from cyqd.training.strategies import EvaluationStrategy
+
+HOST_ARGUMENTS: dict[str, Any] = {
+    "max_epochs": 1,  # set by the callback
+    "check_val_every_n_epoch": 1,
+    "num_sanity_val_steps": 0,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+    "log_every_n_steps": 1,
+}
+"""Trainer arguments that the evolution sets itself; the command line does not offer them."""
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the process that writes; also before the processes have met."""
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
+
+
+def fit(
+    model: EvolvableModule,
+    data: L.LightningDataModule,
+    trainer: L.Trainer,
+    *,
+    out: Path,
+    record: Mapping[str, Any],
+    ckpt_path: str | None = None,
+) -> None:
+    """Fine-tune an expert, score it where the data has tasks, and write it with a record of how it came about.
+
+    Args:
+        model: the expert, at the base's weights.
+        data: training data, and evaluation problems for the score.
+        trainer: a Trainer.
+        out: folder to write.
+        record: what else to keep in ``out/cyqd.json`` (base, seed, tasks).
+        ckpt_path: Lightning checkpoint to continue from.
+    """
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
+    if trainer.interrupted:
+        raise SystemExit(1)
+    scores = {}
+    if getattr(data, "tasks", ()):
+        results = trainer.validate(model, datamodule=data, verbose=False)
+        scores = {key.removeprefix("val/"): value for part in results for key, value in part.items()}
+    state = trainer.strategy.lightning_module_state_dict()  # gathers the shards where the model is sharded
+    if trainer.is_global_zero:
+        model.save_model(
+            out, model_card(str(model.base), f"Fine-tuned from {model.base}.", ()), state_dict=state
+        )
+        save_json(out / "cyqd.json", {"cyqd": cyqd.__version__, "scores": scores, **record})
+        print(f"expert: {out}" + "".join(f"  {task} {score:.3f}" for task, score in scores.items()))
+
+
+def open_space(
+    model: EvolvableModule, experts: Mapping[str, Path], *, fingerprints: bool = True
+) -> ExpertSpace:
+    """Open a base and its experts, and check that they belong together.
+
+    Args:
+        model: the live module, for its base and the names of what evolves.
+        experts: folders by task.
+        fingerprints: also read all weights once, to check that they are finite and to know them again.
+
+    Raises:
+        FileNotFoundError: if a model is missing.
+        ValueError: if an expert does not fit the base, or holds NaN or infinite weights.
+    """
+    for name, path in experts.items():
+        if not path.exists():
+            raise FileNotFoundError(
+                f"experts.{name}: there is no model at {path}; fit it first, or mend the path"
+            )
+        model.check_compatible(model.base, path)
+    base = model.read_weights(model.base)
+    weights = [model.read_weights(path) for path in experts.values()]
+    space = ExpertSpace(base, weights, list(experts), names=model.evolved_parameters())
+    if fingerprints and is_first_process():
+        size = sum(base[name].nbytes for name in space.names) * (1 + len(weights))
+        with tqdm(total=size, desc="reading models", unit="B", unit_scale=True, leave=False) as bar:
+            models = [
+                ("base", base),
+                *((f"experts.{name}", w) for name, w in zip(experts, weights, strict=True)),
+            ]
+            space.identity = " ".join(
+                space.fingerprint(w, label=label, progress=bar.update) for label, w in models
+            )
+    return space
+
+
+def evolve(
+    model: EvolvableModule,
+    data: L.LightningDataModule,
+    space: ExpertSpace,
+    strategy: Strategy,
+    *,
+    run: Path,
+    seed: int,
+    trainer_arguments: Mapping[str, Any],
+    final_rule: str,
+    cache: Path,
+    rank: int | None = None,
+    resident: bool = False,
+) -> list[dict[str, Any]]:
+    """Evolve, score what came out on the test split, and write the run's folder (design, section 7).
+
+    Args:
+        model: the live module; its weights are overwritten.
+        data: evaluation problems.
+        space: the base and its experts.
+        strategy: the search.
+        run: the run's folder; a state in it is continued.
+        seed: seed of the search.
+        trainer_arguments: of the hosting Trainer.
+        final_rule: which of the strategy's results becomes ``run/model``.
+        cache: where singular bases are kept.
+        rank: keep at most this many singular directions of each matrix.
+        resident: hold base, experts and singular bases on the device.
+
+    Returns:
+        The rows of the results table.
+    """
+    common: dict[str, Any] = {
+        "space": space,
+        "seed": seed,
+        "cache": cache,
+        "rank": rank,
+        "resident": resident,
+    }
+    folder = run / "evolution" / "state"
+    search = Evolution(strategy, folder=folder, history=run / "history.jsonl", title="evolve", **common)
+    _host(model, data, "optimisation", search, trainer_arguments)
+    results = strategy.result()
+    if not results:
+        raise SystemExit("interrupted before the experts were scored; continue with --ckpt_path last")
+    name = type(strategy).__name__
+    models = {"base": space.origin()}
+    models |= {f"expert {task}": space.expert(k) for k, task in enumerate(space.tasks)}
+    models |= {"task-vector average": space.mean()}
+    models |= {f"{name} {rule}": genome for rule, genome in results.items() if rule not in models}
+    folder = run / "evolution" / f"test-{strategy.evaluated:06d}"
+    rows = score(
+        model, data, models, folder=folder, arguments={**trainer_arguments, "logger": False}, **common
+    )
+    if is_first_process():
+        write_results(run, rows, {"evaluations": strategy.evaluated, "budget": strategy.budget, "seed": seed})
+        materialise(results[final_rule], model.evolved_parameters())
+        text = f"Merged by {name} (rule `{final_rule}`, {strategy.evaluated} evaluations) from {model.base}."
+        model.save_model(run / "model", model_card(str(model.base), text, rows))
+    return rows
+
+
+def score(
+    model: EvolvableModule,
+    data: L.LightningDataModule,
+    models: Mapping[str, Genome],
+    *,
+    folder: Path,
+    arguments: Mapping[str, Any],
+    **common: Any,
+) -> list[dict[str, Any]]:
+    """Score models on the test split; continues where a killed process stopped, if the models are the same.
+
+    Returns:
+        The rows of the results table.
+    """
+    roster = Roster(models)
+    history = folder / "history.jsonl"
+    _host(
+        model,
+        data,
+        "test",
+        Evolution(roster, folder=folder, history=history, title="test", **common),
+        arguments,
+    )
+    records = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+    return [results_row(record["model"], record) for record in records]
+
+
+def _host(
+    model: EvolvableModule,
+    data: L.LightningDataModule,
+    split: Literal["optimisation", "test"],
+    callback: Evolution,
+    arguments: Mapping[str, Any],
+) -> None:
+    """Run one strategy to its end inside one Trainer.fit."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # True of every training, but not of an evolution: no optimizer, one empty step, tiny loaders.
+        for message in (
+            ".*configure_optimizers. returned .None.*",
+            ".*does not have many workers.*",
+            ".*_step.*None.*",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        callbacks = [callback, *(arguments.get("callbacks") or [])]
+        arguments = {**arguments, **HOST_ARGUMENTS, "callbacks": callbacks}
+        trainer = L.Trainer(**arguments)
+        if trainer.world_size > 1:
+            trainer = L.Trainer(**arguments, strategy=EvaluationStrategy())
+        trainer.fit(EvolutionHost(model), datamodule=EvaluationData(data, split))
+
+
+def write_results(folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> None:
+    """Write results.json and results.md."""
+    machine = {"python": platform.python_version(), "cyqd": cyqd.__version__, "machine": platform.machine()}
+    save_json(folder / "results.json", {**about, **machine, "rows": list(rows)})
+    with atomic_path(folder / "results.md") as temporary:
+        temporary.write_text(markdown_table(rows) + "\n", encoding="utf-8")

@@ -1,0 +1,69 @@
+"""Shared fixtures: a toy domain's base and experts, and its command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.toy import make_models
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def toy_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
+    return make_models(tmp_path_factory.mktemp("toy"), tasks=3)
+
+
+@pytest.fixture
+def toy_config(toy_models: tuple[Path, dict[str, Path]], tmp_path: Path) -> Callable[..., Path]:
+    """Write an evolve config of the toy domain; ``strategy`` replaces the strategy's arguments."""
+    base, experts = toy_models
+
+    def write(run: Path, *, sizes: list[int] | None = None, generations: int = 6, **strategy: object) -> Path:
+        config = {
+            "model": {"class_path": "tests.toy.ToyModule", "init_args": {"base": str(base)}},
+            "data": {"class_path": "tests.toy.ToyData", "init_args": {"sizes": sizes or [101, 37, 50]}},
+            "experts": {task: str(path) for task, path in experts.items()},
+            "strategy": {
+                "class_path": "cyqd.evolution.CycleQD",
+                "init_args": {"generations": generations, **strategy},
+            },
+            "run": str(run),
+            "cache": str(tmp_path / "cache"),
+            "trainer": {"accelerator": "cpu", "devices": 1},
+        }
+        path = tmp_path / f"{run.name}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    return write
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "cyqd", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """One thread, so that a process computes the same bits whatever the number of its fellows."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def cyqd() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in a process of its own, as a user does."""
+
+    def run(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command(*arguments), capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=240
+        )
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run
