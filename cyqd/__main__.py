@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 from jsonargparse import ArgumentParser, Namespace
 
 import cyqd
-from cyqd.evolution import Strategy
-from cyqd.evolution.storage import atomic_path
+from cyqd.evolution import GenomeStore, Strategy
+from cyqd.evolution.storage import atomic_path, load_json
 from cyqd.report.tables import markdown_table
 from cyqd.training import EvolvableModule
-from cyqd.training.run import HOST_ARGUMENTS, evolve, fit, is_first_process, open_space, score, write_results
+from cyqd.training.run import HOST_OPTIONS, evolve, fit, is_first_process, open_space, score, write_results
 
 
-def fit_parser() -> ArgumentParser:
+class Parser(ArgumentParser):
+    """Says what is wrong in one message, without the pages of usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End with exit code 2."""
+        print(f"error: {message}\nhelp: {self.prog.replace(' [options]', '')} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def fit_parser() -> Parser:
     """Return the arguments of ``fit``."""
     parser = _parser("Fine-tune one expert.")
     parser.add_class_arguments(L.Trainer, "trainer")
@@ -29,10 +39,11 @@ def fit_parser() -> ArgumentParser:
     return parser
 
 
-def evolve_parser() -> ArgumentParser:
+def evolve_parser() -> Parser:
     """Return the arguments of ``evolve``."""
     parser = _parser("Evolve merged models from experts.")
-    parser.add_class_arguments(L.Trainer, "trainer", skip={*HOST_ARGUMENTS, "strategy"}, instantiate=False)
+    fixed = {name for name in inspect.signature(L.Trainer.__init__).parameters if name not in HOST_OPTIONS}
+    parser.add_class_arguments(L.Trainer, "trainer", skip=fixed - {"self"}, instantiate=False)
     parser.set_defaults({"trainer.logger": False})
     parser.add_argument(
         "--experts", type=dict[str, Path], required=True, help="each task's expert, by task name"
@@ -53,8 +64,8 @@ def evolve_parser() -> ArgumentParser:
     return parser
 
 
-def _parser(description: str) -> ArgumentParser:
-    parser = ArgumentParser(description=description)
+def _parser(description: str) -> Parser:
+    parser = Parser(description=description)
     parser.add_argument("--config", action="config", help="YAML file with any of the arguments below")
     parser.add_argument("--seed", type=int, default=0, help="seed of all randomness")
     parser.add_subclass_arguments(EvolvableModule, "model", required=True)
@@ -62,11 +73,11 @@ def _parser(description: str) -> ArgumentParser:
     return parser
 
 
-def test_parser() -> ArgumentParser:
+def test_parser() -> Parser:
     """Return the arguments of ``test``: those of ``evolve``, so that its configs serve, and the models."""
     parser = evolve_parser()
     parser.description = "Score models on the test split."
-    parser.add_argument("--models", type=list[Path], required=True, nargs="+", help="folders of the models")
+    parser.add_argument("--models", type=Path, required=True, nargs="+", help="folders of the models")
     parser.add_argument("--out", type=Path, help="folder to write results.json and results.md to")
     return parser
 
@@ -98,8 +109,11 @@ def run_evolve(arguments: Namespace, config: str) -> Callable[[], object]:
         raise ValueError(f"data: evolving needs at least two tasks, got {len(tasks)}: {tasks}")
     if set(arguments.experts) != set(tasks):
         raise ValueError(f"experts: expected one for each task {tasks}, got {list(arguments.experts)}")
-    _check_continuation(run, arguments.ckpt_path)
+    state = _state_to_continue(run, arguments.ckpt_path)
     space = open_space(arguments.model, {task: arguments.experts[task] for task in tasks})
+    if state and is_first_process():
+        strategy.setup(space, GenomeStore(state.parent, space), arguments.seed)
+        strategy.check_settings(load_json(state))
     _save_config(run, config)
 
     def work() -> None:
@@ -154,7 +168,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; bad input ends it with one message and exit code 2, before any work."""
-    parser = ArgumentParser(prog="python -m cyqd", description=cyqd.__doc__, version=cyqd.__version__)
+    parser = Parser(prog="python -m cyqd", description=cyqd.__doc__, version=cyqd.__version__)
     commands = parser.add_subcommands(dest="command")
     parsers = {name: make() for name, (make, _) in COMMANDS.items()}
     for name, command in parsers.items():
@@ -163,10 +177,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = config.command
     L.seed_everything(config[name].seed, verbose=False)
     try:
-        arguments = parser.instantiate_classes(config)[name]
+        arguments = parser.instantiate(config)[name]
         work = COMMANDS[name][1](arguments, parsers[name].dump(config[name], skip_validation=True))
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+        parser.error(str(error))
     work()
 
 
@@ -174,8 +188,8 @@ def _task_names(data: L.LightningDataModule) -> list[str]:
     return [task.name for task in getattr(data, "tasks", ())]
 
 
-def _check_continuation(run: Path, ckpt_path: str | None) -> None:
-    """Check that a run is neither overwritten by mistake nor continued where there is none."""
+def _state_to_continue(run: Path, ckpt_path: str | None) -> Path | None:
+    """Find the state to continue; a run is neither overwritten by mistake nor continued where there is none."""
     state = run / "evolution" / "state" / "state.json"
     if ckpt_path is None:
         if state.exists() and is_first_process():
@@ -183,12 +197,13 @@ def _check_continuation(run: Path, ckpt_path: str | None) -> None:
                 f"run: {run} already holds an evolution; continue it with --ckpt_path last, or choose another --run"
             )
     elif ckpt_path != "last":
-        if Path(ckpt_path).resolve() not in [path.resolve() for path in (run, *state.parents)]:
+        if Path(ckpt_path).resolve() not in [path.resolve() for path in (state, *state.parents[:3])]:
             raise ValueError(f"ckpt_path: expected 'last' or {run} (the run given by `run`), got {ckpt_path}")
         if not state.exists():
             raise FileNotFoundError(
                 f"ckpt_path: there is no evolution at {state}; leave --ckpt_path out to start one"
             )
+    return state if ckpt_path and state.exists() else None
 
 
 def _save_config(folder: Path, config: str) -> None:

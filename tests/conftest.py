@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cyqd.__main__ import main
 from tests.toy import make_models
 
 ROOT = Path(__file__).parents[1]
@@ -21,25 +22,25 @@ def toy_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
     return make_models(tmp_path_factory.mktemp("toy"), tasks=3)
 
 
-@pytest.fixture
-def toy_config(toy_models: tuple[Path, dict[str, Path]], tmp_path: Path) -> Callable[..., Path]:
+@pytest.fixture(scope="session")
+def toy_config(toy_models: tuple[Path, dict[str, Path]]) -> Callable[..., Path]:
     """Write an evolve config of the toy domain; ``strategy`` replaces the strategy's arguments."""
     base, experts = toy_models
 
-    def write(run: Path, *, sizes: list[int] | None = None, generations: int = 6, **strategy: object) -> Path:
+    def write(run: Path, *, generations: int = 24, **strategy: object) -> Path:
         config = {
             "model": {"class_path": "tests.toy.ToyModule", "init_args": {"base": str(base)}},
-            "data": {"class_path": "tests.toy.ToyData", "init_args": {"sizes": sizes or [101, 37, 50]}},
+            "data": {"class_path": "tests.toy.ToyData", "init_args": {"sizes": [101, 37, 3]}},
             "experts": {task: str(path) for task, path in experts.items()},
             "strategy": {
                 "class_path": "cyqd.evolution.CycleQD",
                 "init_args": {"generations": generations, **strategy},
             },
             "run": str(run),
-            "cache": str(tmp_path / "cache"),
+            "cache": str(base.parent / "singular_bases"),
             "trainer": {"accelerator": "cpu", "devices": 1},
         }
-        path = tmp_path / f"{run.name}.yaml"
+        path = run.with_suffix(".yaml")
         path.write_text(yaml.safe_dump(config))
         return path
 
@@ -55,7 +56,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cyqd() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line in a process of its own, as a user does."""
 
@@ -65,5 +66,30 @@ def cyqd() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def reference_run(
+    cyqd: Callable[..., object], toy_config: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A toy evolution that nothing disturbed, on one process."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    cyqd("evolve", "--config", toy_config(run))
+    return run
+
+
+@pytest.fixture
+def refuse(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must be refused; return its message."""
+
+    def run(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main(list(map(str, arguments)))
+        assert stop.value.code == 2
+        message = capfd.readouterr().err
+        assert "Traceback" not in message
+        return message
 
     return run

@@ -109,18 +109,26 @@ class Strategy(ABC):
         """Return the state as JSON-ready builtins; genomes lie in the store."""
         return {"settings": self.settings(), "evaluated": self.evaluated}
 
+    def check_settings(self, state: Mapping[str, Any]) -> None:
+        """Check that a saved state is of this strategy under these settings; call after :meth:`setup`.
+
+        Raises:
+            ValueError: naming the first setting that differs.
+        """
+        for key, value in self.settings().items():
+            was = state["settings"].get(key)
+            if was != value:
+                raise ValueError(
+                    f"cannot continue: the run was started with {key} = {was!r}, now it is {value!r}"
+                )
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`; call after :meth:`setup`.
 
         Raises:
-            ValueError: if the state was made under other settings, naming the first that differs.
+            ValueError: as :meth:`check_settings`.
         """
-        for key, value in self.settings().items():
-            if state["settings"].get(key) != value:
-                was = state["settings"].get(key)
-                raise ValueError(
-                    f"cannot continue: the run was started with {key} = {was!r}, now it is {value!r}"
-                )
+        self.check_settings(state)
         self.evaluated = state["evaluated"]
 
 

@@ -182,6 +182,8 @@ class Evolution(L.Callback):
                 "".join(line + "\n" for line in lines[: self.strategy.evaluated]), encoding="utf-8"
             )
         self.store.prune(self.strategy.kept())
+        for leftover in self.state_path.parent.glob(".*.tmp"):
+            leftover.unlink()
 
     def _catch_interrupt(self) -> None:
         """Let the first Ctrl-C end the evolution after the current generation, the second one at once."""

@@ -23,6 +23,8 @@ class EvolutionHost(L.LightningModule):
         super().__init__()
         self.domain = domain
         self.automatic_optimization = False
+        # More processes than batches is no error: the scores are the same, some processes just have no work.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.requires_grad_(False)
 
     def setup(self, stage: str) -> None:

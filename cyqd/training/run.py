@@ -34,7 +34,32 @@ HOST_ARGUMENTS: dict[str, Any] = {
     "use_distributed_sampler": False,
     "log_every_n_steps": 1,
 }
-"""Trainer arguments that the evolution sets itself; the command line does not offer them."""
+"""Trainer arguments that an evolution sets itself."""
+
+HOST_OPTIONS = (
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "precision",
+    "logger",
+    "callbacks",
+    "plugins",
+    "profiler",
+    "default_root_dir",
+    "deterministic",
+    "benchmark",
+    "inference_mode",
+)
+"""Trainer arguments that an evolution leaves to the user."""
+
+QUIET = (
+    ".*configure_optimizers. returned .None.*",
+    ".*overridden .transfer_batch_to_device.*",
+    ".*does not have many workers.*",
+    ".*local rank has zero length.*",
+    ".*LeafSpec.*",
+)
+"""Warnings that are true of every evolution and ask nothing of the user."""
 
 
 def is_first_process() -> bool:
@@ -212,12 +237,7 @@ def _host(
     """Run one strategy to its end inside one Trainer.fit."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        # True of every training, but not of an evolution: no optimizer, one empty step, tiny loaders.
-        for message in (
-            ".*configure_optimizers. returned .None.*",
-            ".*does not have many workers.*",
-            ".*_step.*None.*",
-        ):
+        for message in QUIET:
             warnings.filterwarnings("ignore", message=message)
         callbacks = [callback, *(arguments.get("callbacks") or [])]
         arguments = {**arguments, **HOST_ARGUMENTS, "callbacks": callbacks}
