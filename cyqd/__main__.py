@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -159,6 +160,16 @@ def run_test(arguments: Namespace, config: str) -> Callable[[], object]:
     return work
 
 
+QUIET = (
+    ".*configure_optimizers. returned .None.*",
+    ".*overridden .transfer_batch_to_device.*",
+    ".*does not have many workers.*",
+    ".*has zero length.*",
+    ".*across ranks is zero.*",
+    ".*LeafSpec.*",
+)
+"""Warnings that are true of every run here and ask nothing of the user."""
+
 COMMANDS = {
     "fit": (fit_parser, run_fit),
     "evolve": (evolve_parser, run_evolve),
@@ -174,6 +185,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, command in parsers.items():
         commands.add_subcommand(name, command)
     config = parser.parse_args(argv)
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
     name = config.command
     L.seed_everything(config[name].seed, verbose=False)
     try:

@@ -49,7 +49,7 @@ class ToyModule(EvolvableModule):
         if not (expert / FILE).exists():
             raise FileNotFoundError(f"{expert} holds no {FILE}")
 
-    def save_model(self, path: Path, card: str, *, state_dict: Mapping[str, Tensor] | None = None) -> None:
+    def save_model(self, path: Path, card: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
         save_file({k: v.detach().clone() for k, v in self.net.state_dict().items()}, path / FILE)
         (path / "README.md").write_text(card)

@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from cyqd.evolution.spectrum import SingularBases, amplify, as_matrix, is_matrix, similarity
+from cyqd.evolution.spectrum import SingularBases, SingularBasis, as_matrix, is_matrix, similarity, stretch
 from cyqd.evolution.storage import save_tensors
 
 Weights = Mapping[str, Tensor]
@@ -199,12 +199,13 @@ class CompactGenome(Genome):
             if alpha == 0 and omega is None:
                 continue
             tau = self.space.task_vector(k, name)
-            total.add_(tau, alpha=alpha)
-            if omega is not None and (part := self.space.bases[k].slices.get(name)) is not None:
-                basis = self.space.bases[k][name]
-                basis = basis._replace(vectors=basis.vectors.to(tau.device))
-                stretched = amplify(as_matrix(tau), basis, omega[part].to(tau.device))
-                total.add_(stretched.reshape(tau.shape))
+            part = self.space.bases[k].slices.get(name) if omega is not None else None
+            if omega is None or part is None:
+                total.add_(tau, alpha=alpha)
+                continue
+            basis = SingularBasis(*(t.to(tau.device) for t in self.space.bases[k][name]))
+            stretched = stretch(as_matrix(tau), basis, omega[part].to(tau.device), alpha=alpha)
+            total.add_(stretched.reshape(tau.shape))
         return total
 
     def weight(self, name: str) -> Tensor:

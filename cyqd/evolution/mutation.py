@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from cyqd.evolution.genome import CompactGenome, DenseGenome, Genome
-from cyqd.evolution.spectrum import amplify, as_matrix, singular_basis
+from cyqd.evolution.spectrum import as_matrix, singular_basis, stretch
 
 Variant = Literal["expert", "child", "literal", "gaussian", "none"]
 
@@ -61,8 +61,8 @@ def mutate(
         elif name in matrices:
             matrix = as_matrix(delta)
             basis = singular_basis(matrix)
-            stretch = w_max * torch.rand(len(basis.sigma), generator=generator).to(delta.device)
-            stretched = amplify(matrix, basis, stretch).reshape(delta.shape)
-            delta = stretched if variant == "literal" else delta + stretched
+            weights = w_max * torch.rand(len(basis.sigma), generator=generator).to(delta.device)
+            kept = 0.0 if variant == "literal" else 1.0
+            delta = stretch(matrix, basis, weights, alpha=kept).reshape(delta.shape)
         deltas[name] = delta
     return DenseGenome(space, deltas)

@@ -57,21 +57,21 @@ def singular_basis(matrix: Tensor, *, rank: int | None = None) -> SingularBasis:
     return SingularBasis(values[:kept].sqrt().float(), vectors[:, :kept].float().contiguous())
 
 
-def amplify(matrix: Tensor, basis: SingularBasis, weights: Tensor) -> Tensor:
-    """Return U diag(w ∘ σ) Vᵀ of a matrix whose basis is known.
+def stretch(matrix: Tensor, basis: SingularBasis, weights: Tensor, *, alpha: float = 0.0) -> Tensor:
+    """Return α τ + U diag(w ∘ σ) Vᵀ of a matrix τ whose basis is known.
 
     Args:
-        matrix: float32 [m, n].
+        matrix: τ, float32 [m, n].
         basis: its singular basis of rank r.
         weights: w, float32 [r].
+        alpha: α.
 
     Returns:
         float32 [m, n].
     """
-    vectors = basis.vectors
-    if matrix.shape[0] >= matrix.shape[1]:
-        return (matrix @ vectors * weights) @ vectors.T
-    return vectors @ (weights[:, None] * (vectors.T @ matrix))
+    operator = (basis.vectors * weights) @ basis.vectors.T
+    operator.diagonal().add_(alpha)
+    return matrix @ operator if matrix.shape[0] >= matrix.shape[1] else operator @ matrix
 
 
 class SingularBases:

@@ -66,11 +66,10 @@ class EvolvableModule(L.LightningModule, ABC):
         """
 
     @abstractmethod
-    def save_model(self, path: Path, card: str, *, state_dict: Mapping[str, Tensor] | None = None) -> None:
-        """Write the model to the folder ``path`` in its ecosystem's format.
+    def save_model(self, path: Path, card: str) -> None:
+        """Write the live model in its ecosystem's format; called on every process, the first one writes.
 
         Args:
             path: folder to write; what else lies in it stays.
             card: Markdown text of the model card.
-            state_dict: this module's weights where the live ones are sharded over processes.
         """

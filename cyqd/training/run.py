@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -52,15 +51,6 @@ HOST_OPTIONS = (
 )
 """Trainer arguments that an evolution leaves to the user."""
 
-QUIET = (
-    ".*configure_optimizers. returned .None.*",
-    ".*overridden .transfer_batch_to_device.*",
-    ".*does not have many workers.*",
-    ".*local rank has zero length.*",
-    ".*LeafSpec.*",
-)
-"""Warnings that are true of every evolution and ask nothing of the user."""
-
 
 def is_first_process() -> bool:
     """Tell whether this is the process that writes; also before the processes have met."""
@@ -86,20 +76,34 @@ def fit(
         record: what else to keep in ``out/cyqd.json`` (base, seed, tasks).
         ckpt_path: Lightning checkpoint to continue from.
     """
+    trainer.callbacks.append(ExpertWriter(out))  # type: ignore[attr-defined]
     trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
     if trainer.interrupted:
         raise SystemExit(1)
-    scores = {}
+    scores: dict[str, float] = {}
     if getattr(data, "tasks", ()):
-        results = trainer.validate(model, datamodule=data, verbose=False)
-        scores = {key.removeprefix("val/"): value for part in results for key, value in part.items()}
-    state = trainer.strategy.lightning_module_state_dict()  # gathers the shards where the model is sharded
-    if trainer.is_global_zero:
-        model.save_model(
-            out, model_card(str(model.base), f"Fine-tuned from {model.base}.", ()), state_dict=state
-        )
-        save_json(out / "cyqd.json", {"cyqd": cyqd.__version__, "scores": scores, **record})
+        for part in trainer.validate(model, datamodule=data, verbose=False):
+            scores |= {key.removeprefix("val/"): value for key, value in part.items()}
+    if is_first_process():
+        save_json(out / "cyqd.json", {"cyqd": cyqd.__version__, **record, "scores": scores})
         print(f"expert: {out}" + "".join(f"  {task} {score:.3f}" for task, score in scores.items()))
+
+
+class ExpertWriter(L.Callback):
+    """Writes the expert while the Trainer still holds it together, sharded or not.
+
+    Args:
+        out: folder to write.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the expert."""
+        assert isinstance(pl_module, EvolvableModule)
+        base = str(pl_module.base)
+        pl_module.save_model(self.out, model_card(base, f"An expert fine-tuned from {base}.", ()))
 
 
 def open_space(
@@ -179,7 +183,8 @@ def evolve(
     }
     folder = run / "evolution" / "state"
     search = Evolution(strategy, folder=folder, history=run / "history.jsonl", title="evolve", **common)
-    _host(model, data, "optimisation", search, trainer_arguments)
+    trainer, host, problems = host_trainer(model, data, "optimisation", search, trainer_arguments)
+    trainer.fit(host, datamodule=problems)
     results = strategy.result()
     if not results:
         raise SystemExit("interrupted before the experts were scored; continue with --ckpt_path last")
@@ -216,35 +221,36 @@ def score(
     """
     roster = Roster(models)
     history = folder / "history.jsonl"
-    _host(
-        model,
-        data,
-        "test",
-        Evolution(roster, folder=folder, history=history, title="test", **common),
-        arguments,
-    )
+    callback = Evolution(roster, folder=folder, history=history, title="test", **common)
+    trainer, host, problems = host_trainer(model, data, "test", callback, arguments)
+    trainer.fit(host, datamodule=problems)
     records = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
     return [results_row(record["model"], record) for record in records]
 
 
-def _host(
+def host_trainer(
     model: EvolvableModule,
     data: L.LightningDataModule,
     split: Literal["optimisation", "test"],
-    callback: Evolution,
+    callback: L.Callback | None,
     arguments: Mapping[str, Any],
-) -> None:
-    """Run one strategy to its end inside one Trainer.fit."""
+) -> tuple[L.Trainer, EvolutionHost, EvaluationData]:
+    """Build what ``Trainer.fit`` needs to host a strategy.
+
+    Args:
+        model: the domain's module.
+        data: the domain's data.
+        split: what to score on.
+        callback: the evolution.
+        arguments: of the Trainer, of those in :data:`HOST_OPTIONS`.
+    """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in QUIET:
-            warnings.filterwarnings("ignore", message=message)
-        callbacks = [callback, *(arguments.get("callbacks") or [])]
-        arguments = {**arguments, **HOST_ARGUMENTS, "callbacks": callbacks}
-        trainer = L.Trainer(**arguments)
-        if trainer.world_size > 1:
-            trainer = L.Trainer(**arguments, strategy=EvaluationStrategy())
-        trainer.fit(EvolutionHost(model), datamodule=EvaluationData(data, split))
+    callbacks = [*([callback] if callback else []), *(arguments.get("callbacks") or [])]
+    arguments = {**arguments, **HOST_ARGUMENTS, "callbacks": callbacks}
+    trainer = L.Trainer(**arguments)
+    if trainer.world_size > 1:
+        trainer = L.Trainer(**arguments, strategy=EvaluationStrategy())
+    return trainer, EvolutionHost(model), EvaluationData(data, split)
 
 
 def write_results(folder: Path, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> None:

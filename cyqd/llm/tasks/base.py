@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import random
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from cyqd.llm.environments import Job, Limits, Outcome, shared_sandbox
+from cyqd.llm.tasks.problems import Problem, halves, messages_of, read_records
 
 Split = Literal["optimisation", "test"]
-Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+Spec = Mapping[str, Any]
 
-
-@dataclass(frozen=True)
-class Problem:
-    """One problem of a task.
-
-    Attributes:
-        id: unique within the task.
-        messages: the conversation up to the model's first reply.
-        spec: what the environment needs (tests, tables, files, the expected answer).
-    """
-
-    id: str
-    messages: tuple[Message, ...]
-    spec: Mapping[str, Any]
+_CACHED = 1 << 16  # verdicts kept, the oldest go first
 
 
 @dataclass(frozen=True)
@@ -52,31 +42,61 @@ class Task(ABC):
     Args:
         problems: JSONL file, one problem a line.
         name: the task's name; by default the class's.
+        system: a system message that starts every dialogue.
         max_turns: at most this many replies per problem; the last one is final.
         split_seed: seed of the even split into an optimisation half and a test half.
         limit: use at most this many problems of each half.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file does not hold at least two well-formed problems with different ids, or an argument
+            is out of range.
     """
 
-    default_name: str
+    default_name: ClassVar[str]
 
     def __init__(
         self,
         problems: Path,
         *,
         name: str | None = None,
+        system: str | None = None,
         max_turns: int = 5,
         split_seed: int = 0,
         limit: int | None = None,
     ) -> None:
         self.path = Path(problems)
         self.name = name or self.default_name
+        self.system = system
         self.max_turns = max_turns
         self.split_seed = split_seed
         self.limit = limit
+        for key, number in ("max_turns", max_turns), ("limit", limit):
+            if number is not None and number < 1:
+                raise ValueError(f"task {self.name}: {key} must be at least 1, got {number}")
+        first, second = halves(self.load(), split_seed)
+        self._split: dict[Split, list[Problem]] = {"optimisation": first[:limit], "test": second[:limit]}
 
-    @abstractmethod
     def problems(self, split: Split) -> Sequence[Problem]:
         """Return the problems of one half, in a fixed order."""
+        return self._split[split]
+
+    def load(self) -> list[Problem]:
+        """Read all problems from the file; a task with another format overrides this or :meth:`check_spec`."""
+        found = []
+        for where, record in read_records(self.path):
+            spec = {key: value for key, value in record.items() if key not in ("id", "prompt")}
+            try:
+                self.check_spec(spec)
+                messages = messages_of(record["prompt"], self.system)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
+            found.append(Problem(record["id"], messages, spec))
+        return found
+
+    @abstractmethod
+    def check_spec(self, spec: Spec) -> None:
+        """Check a problem's keys beside ``id`` and ``prompt``; raises ValueError saying what is wrong."""
 
     @abstractmethod
     def submit(self, problem: Problem, replies: Sequence[str]) -> Future[Turn]:
@@ -89,3 +109,101 @@ class Task(ABC):
             problem: the problem.
             replies: all of the model's replies so far, the newest last; at most ``max_turns``.
         """
+
+
+class SandboxTask(Task):
+    """A task whose environment is one sandboxed program per dialogue.
+
+    Verdicts are cached by problem and replies, but for timeouts and faults, which may not happen again.
+
+    Args:
+        limits: what a program may use.
+        observation_limit: characters of an observation; what is longer is cut.
+    """
+
+    def __init__(
+        self,
+        problems: Path,
+        *,
+        limits: Limits = Limits(),  # noqa: B008
+        observation_limit: int = 1000,
+        **options: Any,
+    ) -> None:
+        super().__init__(problems, **options)
+        if observation_limit < 1:
+            raise ValueError(
+                f"task {self.name}: observation_limit must be at least 1, got {observation_limit}"
+            )
+        self.limits = limits
+        self.observation_limit = observation_limit
+        self._verdicts: dict[tuple[str, tuple[str, ...]], Turn] = {}
+        self._lock = threading.Lock()
+
+    @abstractmethod
+    def plan(self, spec: Spec, replies: Sequence[str]) -> Job | Turn:
+        """Return the program that runs ``replies``, or the answer where nothing needs to run."""
+
+    @abstractmethod
+    def judge(self, spec: Spec, outcome: Outcome) -> Turn:
+        """Read the program's outcome, "fault" excepted; the last turn and the cut are not its concern."""
+
+    def submit(self, problem: Problem, replies: Sequence[str]) -> Future[Turn]:
+        """Judge a dialogue in the background; see :meth:`Task.submit`.
+
+        Raises:
+            ValueError: if there is no reply, or there are more than ``max_turns``.
+        """
+        if not 1 <= len(replies) <= self.max_turns:
+            raise ValueError(f"task {self.name}: 1 to {self.max_turns} replies expected, got {len(replies)}")
+        key = (problem.id, tuple(replies))
+        answer: Future[Turn] = Future()
+        known = self._verdicts.get(key) or self.plan(problem.spec, replies)
+        if isinstance(known, Turn):
+            answer.set_result(self._finish(known, len(replies)))
+            return answer
+
+        def receive(running: Future[Outcome]) -> None:
+            try:
+                outcome = running.result()
+                if outcome.status == "fault":
+                    turn = Turn(done=True, fault=outcome.stderr)
+                else:
+                    turn = self._finish(self.judge(problem.spec, outcome), len(replies))
+                if outcome.status not in ("fault", "timeout"):
+                    self._remember(key, turn)
+            except BaseException as error:  # handed on to whoever waits for the answer
+                answer.set_exception(error)
+            else:
+                answer.set_result(turn)
+
+        shared_sandbox().submit(known, self.limits).add_done_callback(receive)
+        return answer
+
+    def _finish(self, turn: Turn, replies: int) -> Turn:
+        if not turn.done and replies >= self.max_turns:
+            return Turn(done=True)
+        return Turn(turn.done, turn.score, shorten(turn.observation, self.observation_limit), turn.fault)
+
+    def _remember(self, key: tuple[str, tuple[str, ...]], turn: Turn) -> None:
+        with self._lock:
+            if len(self._verdicts) >= _CACHED:
+                del self._verdicts[next(iter(self._verdicts))]
+            self._verdicts[key] = turn
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return ``text`` without surrounding white space, cut to ``limit`` characters with "..." at the cut."""
+    text = text.strip()
+    return text if len(text) <= limit else text[: max(0, limit - 3)].rstrip() + "..."[:limit]
+
+
+def failure(outcome: Outcome) -> str:
+    """Return what to tell the model about a program that failed: its stderr, else its stdout, else how it ended."""
+    stopped = {
+        "timeout": "Error: time limit",
+        "memory": "Error: out of memory",
+        "output": "Error: too much output",
+    }
+    if outcome.status in stopped:
+        return stopped[outcome.status]
+    return outcome.stderr.strip() or outcome.stdout.strip() or f"Error: exit code {outcome.exit_code}"

@@ -1,0 +1,124 @@
+"""Many dialogues at once: the model writes for one batch while environments answer to others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+
+from cyqd.llm.tasks.base import Task, Turn
+from cyqd.llm.tasks.problems import Message, Problem
+
+Reply = Callable[[list[list[Message]]], list[str | None]]
+"""Continues conversations; None where one has grown too long for the model."""
+
+TOO_LONG = "the conversation no longer fits into the model's context"
+
+
+@dataclass
+class Dialogue:
+    """One problem's conversation so far.
+
+    Attributes:
+        problem: what it is about.
+        messages: all messages, the problem's first ones included.
+        replies: the model's replies.
+        turn: the environment's answer to the last of them, once it is there.
+    """
+
+    problem: Problem
+    messages: list[Message]
+    replies: list[str] = field(default_factory=list)
+    turn: Future[Turn] | None = None
+
+
+@dataclass
+class Batch:
+    """Dialogues that are always generated for together.
+
+    Attributes:
+        task: judges them.
+        finish: is told a problem and its last turn.
+        open: the dialogues that wait for the environment.
+    """
+
+    task: Task
+    finish: Callable[[Problem, Turn], None]
+    open: list[Dialogue]
+
+    @property
+    def answered(self) -> bool:
+        """Whether the environment has answered all open dialogues."""
+        return all(dialogue.turn is not None and dialogue.turn.done() for dialogue in self.open)
+
+
+class Dialogues:
+    """Plays dialogues in batches, environments in the background.
+
+    What the model is asked in one call comes from one batch alone, so that a reply does not depend on what else
+    is under way, nor on how fast environments answer.
+
+    Args:
+        reply: the model.
+        timings: seconds in ``generate`` and waiting for ``environments`` are added to it.
+    """
+
+    def __init__(self, reply: Reply, timings: dict[str, float]) -> None:
+        self.reply = reply
+        self.timings = timings
+        self.batches: list[Batch] = []
+
+    def add(self, task: Task, problems: Sequence[Problem], finish: Callable[[Problem, Turn], None]) -> None:
+        """Begin dialogues about some problems, then continue those whose environments have answered."""
+        batch = Batch(task, finish, [Dialogue(problem, list(problem.messages)) for problem in problems])
+        self.batches.append(batch)
+        self._write(batch)
+        for batch in [batch for batch in self.batches if batch.answered]:
+            self._advance(batch)
+
+    def drain(self) -> None:
+        """Play all dialogues to their end."""
+        while self.batches:
+            start = time.perf_counter()
+            while not any(batch.answered for batch in self.batches):
+                turns = [d.turn for batch in self.batches for d in batch.open if d.turn is not None]
+                wait([turn for turn in turns if not turn.done()], return_when=FIRST_COMPLETED)
+            self._spend("environments", start)
+            self._advance(next(batch for batch in self.batches if batch.answered))
+
+    def _advance(self, batch: Batch) -> None:
+        """Take an answered batch's turns, and write its next replies."""
+        still_open = []
+        for dialogue in batch.open:
+            assert dialogue.turn is not None
+            turn = dialogue.turn.result()
+            if turn.done or len(dialogue.replies) >= batch.task.max_turns:
+                batch.finish(dialogue.problem, turn)
+            else:
+                dialogue.messages.append({"role": "user", "content": turn.observation})
+                still_open.append(dialogue)
+        batch.open = still_open
+        self._write(batch)
+
+    def _write(self, batch: Batch) -> None:
+        """Let the model reply to a batch's open dialogues, and submit the replies; forget a batch with none."""
+        if batch.open:
+            start = time.perf_counter()
+            replies = self.reply([dialogue.messages for dialogue in batch.open])
+            self._spend("generate", start)
+            written = []
+            for dialogue, reply in zip(batch.open, replies, strict=True):
+                if reply is None:
+                    batch.finish(dialogue.problem, Turn(done=True, fault=TOO_LONG))
+                    continue
+                dialogue.messages.append({"role": "assistant", "content": reply})
+                dialogue.replies.append(reply)
+                dialogue.turn = batch.task.submit(dialogue.problem, list(dialogue.replies))
+                written.append(dialogue)
+            batch.open = written
+        if not batch.open:
+            self.batches.remove(batch)
+
+    def _spend(self, part: str, start: float) -> None:
+        self.timings[part] = self.timings.get(part, 0.0) + time.perf_counter() - start
