@@ -46,9 +46,7 @@ def evolve_parser() -> Parser:
     fixed = {name for name in inspect.signature(L.Trainer.__init__).parameters if name not in HOST_OPTIONS}
     parser.add_class_arguments(L.Trainer, "trainer", skip=fixed - {"self"}, instantiate=False)
     parser.set_defaults({"trainer.logger": False})
-    parser.add_argument(
-        "--experts", type=dict[str, Path], required=True, help="each task's expert, by task name"
-    )
+    parser.add_argument("--experts", type=dict[str, Path], required=True, help="each task's expert, by task name")
     parser.add_subclass_arguments(Strategy, "strategy", default={"class_path": "cyqd.evolution.CycleQD"})
     parser.add_argument("--run", type=Path, required=True, help="folder to write the run to")
     parser.add_argument(

@@ -157,9 +157,7 @@ def test_a_forbidden_act_is_found(line):
     assert forbidden_acts(ast.parse(line), ROOT / "cyqd/evolution/x.py")
 
 
-@pytest.mark.parametrize(
-    "line", ['"cyqd.llm.LLMModule"', "# for LLMs", "SAMData()", "sam_loss = 1", "'cyqd/sam'"]
-)
+@pytest.mark.parametrize("line", ['"cyqd.llm.LLMModule"', "# for LLMs", "SAMData()", "sam_loss = 1", "'cyqd/sam'"])
 def test_a_named_domain_is_found(line):
     assert foreign_domains(line, ROOT / "cyqd/training/x.py")
     assert not foreign_domains("same sample = llama", ROOT / "cyqd/training/x.py")

@@ -23,9 +23,7 @@ def edited(config: Path, **keys: object) -> Path:
     return config
 
 
-def broken_expert(
-    folder: Path, experts: dict[str, str], change: Callable[[dict[str, torch.Tensor]], None]
-) -> dict:
+def broken_expert(folder: Path, experts: dict[str, str], change: Callable[[dict[str, torch.Tensor]], None]) -> dict:
     tensors = load_file(Path(experts["task1"]) / FILE)
     change(tensors)
     folder.mkdir()
@@ -75,9 +73,7 @@ def test_a_missing_config_is_named(refuse: Callable[..., str]) -> None:
 
 
 def test_a_missing_base_is_named(refuse: Callable[..., str], toy_config: Config, tmp_path: Path) -> None:
-    message = refuse(
-        "evolve", "--config", toy_config(tmp_path / "run"), "--model.init_args.base", tmp_path / "no"
-    )
+    message = refuse("evolve", "--config", toy_config(tmp_path / "run"), "--model.init_args.base", tmp_path / "no")
     assert str(tmp_path / "no") in message
 
 
@@ -118,9 +114,7 @@ def test_an_expert_that_does_not_fit_the_base_is_named(
 ) -> None:
     config = toy_config(tmp_path / "run")
     experts = yaml.safe_load(config.read_text())["experts"]
-    message = refuse(
-        "evolve", "--config", edited(config, experts=broken_expert(tmp_path / "bad", experts, change))
-    )
+    message = refuse("evolve", "--config", edited(config, experts=broken_expert(tmp_path / "bad", experts, change)))
     assert expected in message
     assert "task1" in message
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Aggregation: one final model from the archives (paper, section 3.5, and two more rules beside it)."""
+"""Aggregation: one final model from the archives (the paper's rule, and two more beside it)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives: lattices of elites, one per task (paper, section 3.2)."""
+"""Archives: lattices of elites, one per task (paper, alternating quality and behaviour)."""
 
 from __future__ import annotations
 
@@ -38,10 +38,8 @@ class Elite:
         return math.fsum(self.scores) / len(self.scores)
 
 
-def behaviour_edges(
-    expert_scores: Sequence[float], *, bins: int, low: float, high: float
-) -> tuple[float, ...]:
-    """Place the bins of one behaviour axis (paper, section 4.1).
+def behaviour_edges(expert_scores: Sequence[float], *, bins: int, low: float, high: float) -> tuple[float, ...]:
+    """Place the bins of one behaviour axis (paper, experiment settings).
 
     Args:
         expert_scores: every expert's score on the axis' task.
@@ -144,7 +142,7 @@ class Archive:
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Archive:
         """Rebuild an archive from :meth:`state_dict`."""
-        archive = cls(state["task"], state["edges"])
+        archive = cls(state["task"], [tuple(edges) for edges in state["edges"]])
         for elite in state["elites"]:
             archive.add(Elite(elite["id"], tuple(elite["scores"])))
         return archive

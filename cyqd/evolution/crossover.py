@@ -1,4 +1,4 @@
-"""Crossover: a child is a weighted mean of its parents' task vectors (paper, section 3.2.1)."""
+"""Crossover: a child is a weighted mean of its parents' task vectors (paper, model merging-based crossover)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ MIN_SUM = 0.1
 """Mixing weights whose sum is nearer to zero than this are drawn again: their quotients would explode."""
 
 
-def crossover_coefficients(
-    generator: Generator, *, mu: float = 1.0, sigma: float = 0.03
-) -> tuple[float, float]:
+def crossover_coefficients(generator: Generator, *, mu: float = 1.0, sigma: float = 0.03) -> tuple[float, float]:
     """Draw ω₁, ω₂ ~ N(μ, σ²) and return ω₁/(ω₁+ω₂), ω₂/(ω₁+ω₂); either may be negative.
 
     Args:

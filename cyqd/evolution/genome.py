@@ -64,9 +64,7 @@ class ExpertSpace:
         for label, weights in [("base", base), *zip(self.tasks, self.experts, strict=True)]:
             _check_fit(label, weights, base, self.names)
 
-    def fingerprint(
-        self, weights: Weights, *, label: str, progress: Callable[[int], object] | None = None
-    ) -> str:
+    def fingerprint(self, weights: Weights, *, label: str, progress: Callable[[int], object] | None = None) -> str:
         """Hash a model's evolving weights and check that they are finite, in one pass.
 
         Args:
@@ -93,9 +91,7 @@ class ExpertSpace:
     def matrices(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the parameters that SVD mutation acts on."""
         return {
-            name: tuple(self.base[name].shape)
-            for name in self.names
-            if is_matrix(tuple(self.base[name].shape))
+            name: tuple(self.base[name].shape) for name in self.names if is_matrix(tuple(self.base[name].shape))
         }
 
     def to(self, device: torch.device, *, resident: bool = False) -> None:
@@ -114,8 +110,7 @@ class ExpertSpace:
     def similarity(self, first: int, second: int) -> float:
         """Return the similarity of two experts, from their singular bases."""
         a, b = (
-            {name: bases[name].sigma for name in bases.names}
-            for bases in (self.bases[first], self.bases[second])
+            {name: bases[name].sigma for name in bases.names} for bases in (self.bases[first], self.bases[second])
         )
         return similarity(a, b)
 
@@ -166,9 +161,7 @@ class Genome(ABC):
 
     def __add__(self, other: Genome) -> Genome:
         names = self.space.names
-        return DenseGenome(
-            self.space, {name: self.task_vector(name) + other.task_vector(name) for name in names}
-        )
+        return DenseGenome(self.space, {name: self.task_vector(name) + other.task_vector(name) for name in names})
 
     def weight(self, name: str) -> Tensor:
         """Return θ(g) of one parameter, accumulated in float32."""
@@ -209,10 +202,13 @@ class CompactGenome(Genome):
         return total
 
     def weight(self, name: str) -> Tensor:
-        """Return θ(g) of one parameter; of a genome that is one expert, that expert's own tensor."""
+        """Return θ(g) of one parameter; of the base and of an expert, their own tensor, bit for bit."""
         mixed = [k for k, alpha in enumerate(self.alpha) if alpha != 0]
-        if len(mixed) == 1 and self.alpha[mixed[0]] == 1 and all(omega is None for omega in self.omega):
-            return self.space.experts[mixed[0]][name]
+        if all(omega is None for omega in self.omega):
+            if not mixed:
+                return self.space.base[name]
+            if len(mixed) == 1 and self.alpha[mixed[0]] == 1:
+                return self.space.experts[mixed[0]][name]
         return super().weight(name)
 
     def __mul__(self, factor: float) -> CompactGenome:
@@ -224,8 +220,7 @@ class CompactGenome(Genome):
             return super().__add__(other)
         alpha = [a + b for a, b in zip(self.alpha, other.alpha, strict=True)]
         omega = [
-            b if a is None else a if b is None else a + b
-            for a, b in zip(self.omega, other.omega, strict=True)
+            b if a is None else a if b is None else a + b for a, b in zip(self.omega, other.omega, strict=True)
         ]
         return CompactGenome(self.space, alpha, omega)
 
@@ -266,8 +261,13 @@ def materialise(genome: Genome, parameters: Mapping[str, torch.nn.Parameter]) ->
     Args:
         genome: the model to write.
         parameters: the live parameters that evolve, by name.
+
+    Raises:
+        ValueError: if a live parameter shares its memory with the base, which would be overwritten.
     """
     for name, parameter in parameters.items():
+        if parameter.data_ptr() == genome.space.base[name].data_ptr():
+            raise ValueError(f"the live parameter '{name}' and the base share memory; read the base from its files")
         parameter.copy_(genome.weight(name))
 
 

@@ -1,11 +1,11 @@
-"""Mutation: stretch a child along singular directions of a task vector (paper, section 3.2.2).
+"""Mutation: stretch a child along singular directions of a task vector (paper, SVD-based mutation).
 
 The paper's formula and its published code differ, hence the variants; see docs/method.md.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -42,7 +42,12 @@ def mutate(
         variant: which mutation.
         w_max: largest stretch of a singular value.
         sigma: standard deviation of the Gaussian mutation.
+
+    Raises:
+        ValueError: if there is no such variant.
     """
+    if variant not in get_args(Variant):
+        raise ValueError(f"mutation: expected one of {get_args(Variant)}, got '{variant}'")
     if variant == "none":
         return genome
     space = genome.space

@@ -25,18 +25,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as safetensors, atomically."""
     with atomic_path(path) as temporary:
         save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, dict(metadata or {}))
 
 
 def save_json(path: Path, content: Any) -> None:
-    """Write JSON, atomically. Floats keep every bit."""
+    """Write JSON, atomically. Floats keep every bit.
+
+    Raises:
+        ValueError: if a number is NaN or infinite, which JSON cannot say.
+    """
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def load_json(path: Path) -> Any:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+import torch
 
 from cyqd.evolution.archive import Scores
 from cyqd.evolution.genome import ExpertSpace, Genome, GenomeStore
@@ -36,19 +40,27 @@ class Strategy(ABC):
     space: ExpertSpace
     store: GenomeStore
     seed: int
+    tasks: list[str]
     evaluated: int = 0
     rules: tuple[str, ...] = ()
     """The names in :meth:`result`; the first is the default."""
 
-    def setup(self, space: ExpertSpace, store: GenomeStore, seed: int) -> None:
+    def setup(self, space: ExpertSpace, store: GenomeStore, seed: int, tasks: Sequence[str] | None = None) -> None:
         """Attach the strategy to the experts it merges.
 
         Args:
             space: the base and its experts.
             store: where genomes are kept between evaluations.
             seed: seed of all randomness.
+            tasks: what models are scored on; the experts' tasks by default.
         """
         self.space, self.store, self.seed = space, store, seed
+        self.tasks = list(space.tasks if tasks is None else tasks)
+
+    def generator(self, step: int) -> torch.Generator:
+        """Return the source of randomness of one step: seeded by it, so that there is no generator state to save."""
+        state = np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
     @property
     @abstractmethod
@@ -81,6 +93,8 @@ class Strategy(ABC):
         """
         if candidate.id != self.evaluated:
             raise RuntimeError(f"expected scores of evaluation {self.evaluated}, got those of {candidate.id}")
+        if len(scores) != len(self.tasks) or not all(map(math.isfinite, scores)):
+            raise ValueError(f"expected one finite score for each of {self.tasks}, got {tuple(scores)}")
         report = self._accept(candidate, scores)
         self.evaluated += 1
         return report
@@ -102,8 +116,9 @@ class Strategy(ABC):
 
     def settings(self) -> dict[str, Any]:
         """Return what must not change between a run and its continuation, as JSON-ready builtins."""
-        own = {"strategy": type(self).__name__, "seed": self.seed}
-        return {**own, "tasks": self.space.tasks, "models": self.space.identity}
+        rank = self.space.bases[0].rank if self.space.bases else None
+        own = {"strategy": type(self).__name__, "seed": self.seed, "rank": rank}
+        return {**own, "tasks": self.tasks, "models": self.space.identity}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as JSON-ready builtins; genomes lie in the store."""
@@ -118,9 +133,7 @@ class Strategy(ABC):
         for key, value in self.settings().items():
             was = state["settings"].get(key)
             if was != value:
-                raise ValueError(
-                    f"cannot continue: the run was started with {key} = {was!r}, now it is {value!r}"
-                )
+                raise ValueError(f"cannot continue: the run was started with {key} = {was!r}, now it is {value!r}")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`; call after :meth:`setup`.
@@ -164,6 +177,10 @@ class Roster(Strategy):
     def best(self) -> Scores:
         """Return the best score on each task so far."""
         return tuple(max(column) for column in zip(*self.scores, strict=True))
+
+    def settings(self) -> dict[str, Any]:
+        """Return which models are scored; see :class:`Strategy`."""
+        return {**super().settings(), "roster": list(self.genomes)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scores so far; see :class:`Strategy`."""

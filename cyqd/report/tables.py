@@ -22,9 +22,7 @@ def results_row(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """
     tasks = {
         task: {"mean": mean, "low": low, "high": high, "n": record["n"][task]}
-        for (task, mean), (low, high) in zip(
-            record["scores"].items(), record["intervals"].values(), strict=True
-        )
+        for (task, mean), (low, high) in zip(record["scores"].items(), record["intervals"].values(), strict=True)
     }
     cells = list(tasks.values())
     mean = math.fsum(cell["mean"] for cell in cells) / len(cells)

@@ -75,12 +75,12 @@ class Evolution(L.Callback):
         self._prepare_bases(trainer)
         self.space.to(trainer.strategy.root_device, resident=self.resident)
         self.store.writable = trainer.is_global_zero
-        self.strategy.setup(self.space, self.store, self.seed)
+        self.strategy.setup(self.space, self.store, self.seed, self.tasks)
         if self.state_path.exists():
             self.strategy.load_state_dict(load_json(self.state_path))
         self._forget_unsaved(trainer)
         trainer.strategy.barrier("evolution state")
-        trainer.fit_loop.max_epochs = self.strategy.budget - self.strategy.evaluated
+        trainer.fit_loop.max_epochs = max(self.strategy.budget - self.strategy.evaluated, 0)
         self.bar = tqdm(
             total=self.strategy.budget,
             initial=self.strategy.evaluated,

@@ -106,9 +106,7 @@ class ExpertWriter(L.Callback):
         pl_module.save_model(self.out, model_card(base, f"An expert fine-tuned from {base}.", ()))
 
 
-def open_space(
-    model: EvolvableModule, experts: Mapping[str, Path], *, fingerprints: bool = True
-) -> ExpertSpace:
+def open_space(model: EvolvableModule, experts: Mapping[str, Path], *, fingerprints: bool = True) -> ExpertSpace:
     """Open a base and its experts, and check that they belong together.
 
     Args:
@@ -122,9 +120,7 @@ def open_space(
     """
     for name, path in experts.items():
         if not path.exists():
-            raise FileNotFoundError(
-                f"experts.{name}: there is no model at {path}; fit it first, or mend the path"
-            )
+            raise FileNotFoundError(f"experts.{name}: there is no model at {path}; fit it first, or mend the path")
         model.check_compatible(model.base, path)
     base = model.read_weights(model.base)
     weights = [model.read_weights(path) for path in experts.values()]
@@ -136,9 +132,7 @@ def open_space(
                 ("base", base),
                 *((f"experts.{name}", w) for name, w in zip(experts, weights, strict=True)),
             ]
-            space.identity = " ".join(
-                space.fingerprint(w, label=label, progress=bar.update) for label, w in models
-            )
+            space.identity = " ".join(space.fingerprint(w, label=label, progress=bar.update) for label, w in models)
     return space
 
 
@@ -194,9 +188,7 @@ def evolve(
     models |= {"task-vector average": space.mean()}
     models |= {f"{name} {rule}": genome for rule, genome in results.items() if rule not in models}
     folder = run / "evolution" / f"test-{strategy.evaluated:06d}"
-    rows = score(
-        model, data, models, folder=folder, arguments={**trainer_arguments, "logger": False}, **common
-    )
+    rows = score(model, data, models, folder=folder, arguments={**trainer_arguments, "logger": False}, **common)
     if is_first_process():
         write_results(run, rows, {"evaluations": strategy.evaluated, "budget": strategy.budget, "seed": seed})
         materialise(results[final_rule], model.evolved_parameters())

@@ -33,9 +33,7 @@ LOW_RANK = "mlp.weight"  # every expert's task vector has rank 2 here
 FROZEN = "head.weight"  # and the last expert never trained this one
 
 
-def write_models(
-    folder: Path, *, tasks: int = 3, dtype: torch.dtype = torch.float32, seed: int = 0
-) -> list[Path]:
+def write_models(folder: Path, *, tasks: int = 3, dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Path]:
     """Save a base and one expert per task; return their files, the base's first."""
     generator = torch.Generator().manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,9 +131,7 @@ def judge(candidate: Candidate) -> Scores:
     """Score a model as a real evaluation would: a smooth function of its weights, coarse enough for ties."""
     scores = []
     for k, expert in enumerate(candidate.genome.space.experts):
-        gap = sum(
-            (candidate.genome.weight(n).double() - expert[n].double()).square().sum().item() for n in expert
-        )
+        gap = sum((candidate.genome.weight(n).double() - expert[n].double()).square().sum().item() for n in expert)
         scores.append(round(float(np.exp(-gap / (2 + k))) * 50) / 50)
     return tuple(scores)
 

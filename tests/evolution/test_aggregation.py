@@ -20,9 +20,7 @@ from tests.evolution.test_selection import reference_gamma
 
 EDGES = tuple(np.linspace(0, 1, 11))
 ROWS = st.integers(2, 5).flatmap(
-    lambda k: st.lists(
-        st.tuples(*[st.sampled_from([0.0, 0.15, 0.5, 0.85, 1.0])] * k), min_size=1, max_size=20
-    )
+    lambda k: st.lists(st.tuples(*[st.sampled_from([0.0, 0.15, 0.5, 0.85, 1.0])] * k), min_size=1, max_size=20)
 )
 
 

@@ -20,9 +20,7 @@ def test_coefficients_sum_to_one(seed, mu, sigma):
 
 def test_coefficients_are_the_quotients_of_two_normal_draws():
     for seed in range(50):
-        omega = (
-            torch.randn(2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 0.03 + 1.0
-        )
+        omega = torch.randn(2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 0.03 + 1.0
         expected = (omega / omega.sum()).tolist()
         drawn = crossover_coefficients(torch.Generator().manual_seed(seed))
         assert drawn == pytest.approx(expected, rel=1e-12)

@@ -86,9 +86,7 @@ def test_every_model_is_offered_to_all_archives(space, tmp_path, variant):
                 cell.append(int(np.clip(np.sum(edges <= scores[axis]) - 1, 0, 14)))
             if tuple(cell) not in cells or scores[task] > cells[tuple(cell)][1]:
                 cells[tuple(cell)] = (candidate.id, scores[task])
-        found = {
-            cell: (elite.id, elite.scores[task]) for cell, elite in strategy.archives[task].cells.items()
-        }
+        found = {cell: (elite.id, elite.scores[task]) for cell, elite in strategy.archives[task].cells.items()}
         assert found == cells
 
 
@@ -153,9 +151,7 @@ def test_telling_out_of_order_raises(space, tmp_path):
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, 5])
-@pytest.mark.parametrize(
-    "scores", [(0.5, float("nan"), 0.5), (0.5, float("inf"), 0.5), (0.5, 0.5), (0.5,) * 4]
-)
+@pytest.mark.parametrize("scores", [(0.5, float("nan"), 0.5), (0.5, float("inf"), 0.5), (0.5, 0.5), (0.5,) * 4])
 def test_bad_scores_raise_at_once_and_change_nothing(space, tmp_path, steps, scores):
     """Also in generation 0, before there are archives."""
     strategy = start(space, tmp_path, generations=5)

@@ -336,9 +336,7 @@ def test_an_extra_tensor_is_named(tmp_path):
 def test_a_wrong_shape_is_named_with_both_shapes(tmp_path):
     base, first, second = models(tmp_path)
     first["embed.weight"] = torch.zeros(10, 4)
-    with pytest.raises(
-        ValueError, match=r"coding.*'embed\.weight' has shape \(10, 4\), the base has \(9, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"coding.*'embed\.weight' has shape \(10, 4\), the base has \(9, 4\)"):
         ExpertSpace(base, [first, second], ["coding", "database"])
 
 

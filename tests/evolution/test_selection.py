@@ -32,9 +32,7 @@ def reference_gamma(rows: list[tuple[float, ...]], low: float, high: float) -> l
 
 @given(
     st.integers(2, 5).flatmap(
-        lambda k: st.lists(
-            st.tuples(*[st.sampled_from([0.0, 0.25, 0.3, 1.0]) | st.floats(0, 1)] * k), min_size=1
-        )
+        lambda k: st.lists(st.tuples(*[st.sampled_from([0.0, 0.25, 0.3, 1.0]) | st.floats(0, 1)] * k), min_size=1)
     ),
     st.floats(0.01, 0.5),
     st.floats(0.5, 2.0),

@@ -104,7 +104,7 @@ class OSGrammar(Grammar):
 
 
 def _line(rng: random.Random) -> str:
-    return " ".join(rng.choice(_WORDS) for _ in range(_LINE_WORDS))
+    return " ".join(rng.choices(_WORDS, k=_LINE_WORDS))
 
 
 def _run(stages: list[Part], lines: Lines) -> Lines:

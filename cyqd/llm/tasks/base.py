@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -16,7 +15,7 @@ from cyqd.llm.tasks.problems import Problem, halves, messages_of, read_records
 Split = Literal["optimisation", "test"]
 Spec = Mapping[str, Any]
 
-_CACHED = 1 << 16  # verdicts kept, the oldest go first
+_CACHED = 1 << 16  # verdicts kept; then the cache starts again
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,6 @@ class SandboxTask(Task):
         self.limits = limits
         self.observation_limit = observation_limit
         self._verdicts: dict[tuple[str, tuple[str, ...]], Turn] = {}
-        self._lock = threading.Lock()
 
     @abstractmethod
     def plan(self, spec: Spec, replies: Sequence[str]) -> Job | Turn:
@@ -155,6 +153,8 @@ class SandboxTask(Task):
         """
         if not 1 <= len(replies) <= self.max_turns:
             raise ValueError(f"task {self.name}: 1 to {self.max_turns} replies expected, got {len(replies)}")
+        if len(self._verdicts) >= _CACHED:
+            self._verdicts = {}
         key = (problem.id, tuple(replies))
         answer: Future[Turn] = Future()
         known = self._verdicts.get(key) or self.plan(problem.spec, replies)
@@ -170,7 +170,7 @@ class SandboxTask(Task):
                 else:
                     turn = self._finish(self.judge(problem.spec, outcome), len(replies))
                 if outcome.status not in ("fault", "timeout"):
-                    self._remember(key, turn)
+                    self._verdicts[key] = turn
             except BaseException as error:  # handed on to whoever waits for the answer
                 answer.set_exception(error)
             else:
@@ -183,12 +183,6 @@ class SandboxTask(Task):
         if not turn.done and replies >= self.max_turns:
             return Turn(done=True)
         return Turn(turn.done, turn.score, shorten(turn.observation, self.observation_limit), turn.fault)
-
-    def _remember(self, key: tuple[str, tuple[str, ...]], turn: Turn) -> None:
-        with self._lock:
-            if len(self._verdicts) >= _CACHED:
-                del self._verdicts[next(iter(self._verdicts))]
-            self._verdicts[key] = turn
 
 
 def shorten(text: str, limit: int) -> str:
