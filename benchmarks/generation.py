@@ -3,8 +3,8 @@
     python benchmarks/generation.py [--threads 2] [--device cpu] [--repeats 5]
 
 Prints milliseconds for 120 prompts of 30–60 tokens with at most 40 new tokens each (wall time and CPU time of the
-repeat with the least CPU time, routes in turn), the ratio of CPU times to transformers' ``generate``, and how many of the first 30 replies equal those that ``generate``
-gives prompt by prompt.
+repeat with the least CPU time, routes in turn), the ratio of CPU times to transformers' ``generate``, and how many
+of the first 30 replies equal those that ``generate`` gives prompt by prompt.
 """
 
 from __future__ import annotations
@@ -113,14 +113,9 @@ def main() -> None:
         best = {name: min(times[1:]) for name, times in seconds.items()}
         first = next(iter(best.values()))[0]
         for name, (cpu, wall) in best.items():
-            print(
-                f"| {size} | {name} | {1000 * wall:.0f} | {1000 * cpu:.0f} | {cpu / first:.2f} | {equal[name]}/30 |",
-                flush=True,
-            )
-        lengths = [len(reply) for reply in expected]
-        print(
-            f"mean reply {statistics.mean(lengths):.1f} tokens, {sum(n == NEW for n in lengths)} at the limit"
-        )
+            times = f"{1000 * wall:.0f} | {1000 * cpu:.0f} | {cpu / first:.2f}"
+            print(f"| {size} | {name} | {times} | {equal[name]}/30 |", flush=True)
+        print(f"mean reply: {statistics.mean(len(reply) for reply in expected):.1f} tokens")
 
 
 if __name__ == "__main__":

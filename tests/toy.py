@@ -74,7 +74,7 @@ class ToyData(L.LightningDataModule):
         for task, size in enumerate(self.sizes):
             inputs = torch.randn(size, WIDTH, generator=torch.Generator().manual_seed(seed + task))
             targets = inputs @ torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(100 + task)) / 3
-            sampler = ShardedBatchSampler(size, batch_size=self.batch_size)
+            sampler = ShardedBatchSampler(size, batch_size=self.batch_size, offset=task)
             loaders.append(DataLoader(TensorDataset(inputs, targets), batch_sampler=sampler))
         return loaders
 

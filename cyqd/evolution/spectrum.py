@@ -1,4 +1,4 @@
-"""Singular bases of task vectors: what SVD mutation stretches and similarity compares (paper, mutation and segmentation)."""
+"""Singular bases of task vectors: what SVD mutation stretches and similarity compares."""
 
 from __future__ import annotations
 

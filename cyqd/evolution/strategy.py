@@ -58,7 +58,7 @@ class Strategy(ABC):
         self.tasks = list(space.tasks if tasks is None else tasks)
 
     def generator(self, step: int) -> torch.Generator:
-        """Return the source of randomness of one step: seeded by it, so that there is no generator state to save."""
+        """Return the source of randomness of one step: seeded by it, so there is no state to save."""
         state = np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 

@@ -18,21 +18,24 @@ class ShardedBatchSampler(Sampler[list[int]]):
         size: number of samples.
         batch_size: samples per batch; the last batch may be smaller.
         order: the samples' order, for instance sorted by length; ``range(size)`` if not given.
+        offset: the process to begin with; give each task another one, so that tasks of few batches spread.
 
     Raises:
         ValueError: if ``size`` or ``batch_size`` is not positive.
     """
 
-    def __init__(self, size: int, *, batch_size: int, order: Sequence[int] | None = None) -> None:
+    def __init__(self, size: int, *, batch_size: int, order: Sequence[int] | None = None, offset: int = 0) -> None:
         if size < 1 or batch_size < 1:
             raise ValueError(f"size and batch_size must be positive, got {size} and {batch_size}")
         order = range(size) if order is None else order
+        self.offset = offset
         self.batches = [list(order[i : i + batch_size]) for i in range(0, size, batch_size)]
 
     def _mine(self) -> list[list[int]]:
         if not dist.is_initialized():
             return self.batches
-        return self.batches[dist.get_rank() :: dist.get_world_size()]
+        world = dist.get_world_size()
+        return self.batches[(dist.get_rank() - self.offset) % world :: world]
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self._mine())

@@ -23,7 +23,7 @@ EXPERT_DIALOGUES = 3840  # 120 steps of 32
 BASE_DIALOGUES = 12000
 # Share of the base's dialogues that are drawn from the whole grammar: a base that shares no skill with the experts
 # breaks when they are merged. These leave it at about half of the problems.
-PINCH = {"coding": 0.01, "database": 0.03, "os": 0.015}
+PINCH = {"coding": 0.015, "database": 0.03, "os": 0.015}
 SECOND_TURNS = 0.1  # share of an expert's dialogues with a broken reply first
 OBSERVATION_LIMIT = 80  # characters; the demo's configs set the same
 

@@ -1,0 +1,48 @@
+"""Batches are dealt out whole, each to one process."""
+
+from __future__ import annotations
+
+import pytest
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cyqd.training import ShardedBatchSampler
+
+
+def shares(size: int, batch_size: int, world: int, offset: int = 0) -> list[list[list[int]]]:
+    """What each of ``world`` processes would evaluate."""
+    dealt = []
+    for rank in range(world):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dist, "is_initialized", lambda: True)
+            patch.setattr(dist, "get_rank", lambda rank=rank: rank)
+            patch.setattr(dist, "get_world_size", lambda: world)
+            sampler = ShardedBatchSampler(size, batch_size=batch_size, offset=offset)
+            dealt.append(list(sampler))
+            assert len(sampler) == len(dealt[-1])
+    return dealt
+
+
+@given(size=st.integers(1, 60), batch_size=st.integers(1, 9), world=st.integers(1, 7), offset=st.integers(0, 9))
+def test_every_batch_goes_to_one_process_unchanged(size: int, batch_size: int, world: int, offset: int) -> None:
+    alone = list(ShardedBatchSampler(size, batch_size=batch_size))
+    assert sorted(index for batch in alone for index in batch) == list(range(size))
+    dealt = shares(size, batch_size, world, offset)
+    assert sorted(batch for share in dealt for batch in share) == sorted(alone)
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+
+
+def test_tasks_of_one_batch_each_go_to_different_processes() -> None:
+    busy = [[bool(share) for share in shares(5, 8, 3, offset=task)] for task in range(3)]
+    assert [sum(column) for column in zip(*busy, strict=True)] == [1, 1, 1]
+
+
+def test_the_order_is_kept() -> None:
+    assert list(ShardedBatchSampler(5, batch_size=2, order=[4, 2, 0, 1, 3])) == [[4, 2], [0, 1], [3]]
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(0, 4), (4, 0)])
+def test_nothing_to_deal_is_an_error(size: int, batch_size: int) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        ShardedBatchSampler(size, batch_size=batch_size)
