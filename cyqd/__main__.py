@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
+import torch
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 import cyqd
 from cyqd.evolution import GenomeStore, Strategy
@@ -68,6 +71,9 @@ def _parser(description: str) -> Parser:
     parser = Parser(description=description)
     parser.add_argument("--config", action="config", help="YAML file with any of the arguments below")
     parser.add_argument("--seed", type=int, default=0, help="seed of all randomness")
+    parser.add_argument(
+        "--threads", type=PositiveInt, help="CPU threads per process; PyTorch's default, all cores, if not given"
+    )
     parser.add_subclass_arguments(EvolvableModule, "model", required=True)
     parser.add_subclass_arguments(L.LightningDataModule, "data", required=True)
     return parser
@@ -184,10 +190,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, command in parsers.items():
         commands.add_subcommand(name, command)
     config = parser.parse_args(argv)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
     name = config.command
     L.seed_everything(config[name].seed, verbose=False)
+    if config[name].threads:
+        torch.set_num_threads(config[name].threads)
     try:
         arguments = parser.instantiate(config)[name]
         work = COMMANDS[name][1](arguments, parsers[name].dump(config[name], skip_validation=True))

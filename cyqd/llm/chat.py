@@ -136,9 +136,7 @@ def tokenise(
         ValueError: if the tokenizer gives no character offsets, or the template rewrites earlier messages.
     """
     if not tokenizer.is_fast:
-        raise ValueError(
-            f"{type(tokenizer).__name__} is not a fast tokenizer, whose offsets the loss mask needs"
-        )
+        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer, whose offsets the loss mask needs")
     rendered = [learned_spans(tokenizer, messages) for messages in conversations]
     encoded = tokenizer(
         [text for text, _ in rendered],
@@ -147,9 +145,7 @@ def tokenise(
         return_attention_mask=False,
     )
     examples, cut, dropped = [], 0, 0
-    for ids, offsets, (_, spans) in zip(
-        encoded["input_ids"], encoded["offset_mapping"], rendered, strict=True
-    ):
+    for ids, offsets, (_, spans) in zip(encoded["input_ids"], encoded["offset_mapping"], rendered, strict=True):
         starts = [start for start, _ in offsets]
         turns = [slice(bisect_left(starts, s.start), bisect_left(starts, s.stop)) for s in spans]
         length = len(ids)

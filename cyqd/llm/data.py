@@ -8,7 +8,7 @@ from typing import cast
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 from tqdm import tqdm
@@ -126,13 +126,14 @@ class ProblemLoader:
         task: whose problems.
         split: which half of them.
         batch_size: problems per batch.
+        offset: the process that gets the first batch.
     """
 
-    def __init__(self, task: Task, split: Split, *, batch_size: int) -> None:
+    def __init__(self, task: Task, split: Split, *, batch_size: int, offset: int = 0) -> None:
         self.task = task
         self.problems = task.problems(split)
         order = sorted(range(len(self.problems)), key=lambda i: -_characters(self.problems[i]))
-        self.batches = ShardedBatchSampler(len(self.problems), batch_size=batch_size, order=order)
+        self.batches = ShardedBatchSampler(len(self.problems), batch_size=batch_size, order=order, offset=offset)
 
     def __iter__(self) -> Iterator[ProblemBatch]:
         return (ProblemBatch(self.task, [self.problems[i] for i in batch]) for batch in self.batches)
@@ -208,7 +209,7 @@ class LLMData(L.LightningDataModule):
             examples += more
             cut, dropped = cut + c, dropped + d
         if cut or dropped:
-            rank_zero_info(
+            rank_zero_warn(
                 f"{cut} of {len(conversations)} conversations cut behind their last reply within "
                 f"{self.max_length} tokens, {dropped} dropped (their first reply ends later)"
             )
@@ -244,4 +245,7 @@ class LLMData(L.LightningDataModule):
         return self._loaders("test")
 
     def _loaders(self, split: Split) -> list[ProblemLoader]:
-        return [ProblemLoader(task, split, batch_size=self.eval_batch_size) for task in self.tasks]
+        return [
+            ProblemLoader(task, split, batch_size=self.eval_batch_size, offset=offset)
+            for offset, task in enumerate(self.tasks)
+        ]

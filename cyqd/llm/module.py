@@ -78,9 +78,7 @@ class LLMModule(EvolvableModule):
         self.model: PreTrainedModel = weights.load_model(self.base, dtype=dtype)
         self.evolved_prefix = weights.language_prefix(self.model)
         self.eos_ids = self._end_tokens()
-        self.context = (
-            getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-        )
+        self.context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
         if max_new_tokens >= self.context:
             raise ValueError(
                 f"max_new_tokens = {max_new_tokens} leaves no room for prompts in a context of {self.context}"
@@ -89,9 +87,7 @@ class LLMModule(EvolvableModule):
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[no-untyped-call]
         if lora is not None:
             add_adapters(self.model, lora)
-        self.matrices = {
-            n for n, p in self.model.named_parameters() if p.ndim >= 2
-        }  # FSDP flattens the live ones
+        self.matrices = {n for n, p in self.model.named_parameters() if p.ndim >= 2}  # FSDP flattens the live ones
         self.dialogues = Dialogues(self.reply, self.timings)
 
     def _end_tokens(self) -> set[int]:
@@ -134,9 +130,7 @@ class LLMModule(EvolvableModule):
             use_cache=False,
             logits_to_keep=columns,
         ).logits
-        loss = F.cross_entropy(
-            logits.flatten(0, 1).float(), targets[:, columns].flatten(), ignore_index=IGNORED
-        )
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets[:, columns].flatten(), ignore_index=IGNORED)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(targets))
         return loss
 
@@ -181,9 +175,7 @@ class LLMModule(EvolvableModule):
                 eos_ids=self.eos_ids,
                 pad_id=min(self.eos_ids),
             )
-            for i, text in zip(
-                fits, self.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True
-            ):
+            for i, text in zip(fits, self.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
                 replies[i] = text
         return replies
 

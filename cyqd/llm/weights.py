@@ -48,13 +48,9 @@ def local_folder(name: Path | str) -> Path:
     try:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) or str(name).startswith("."):
             raise FileNotFoundError(f"model folder {name} not found")
-        return Path(
-            snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"])
-        )
+        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(
-            f"{name} is neither a folder nor a model that the hub gives: {error}"
-        ) from error
+        raise FileNotFoundError(f"{name} is neither a folder nor a model that the hub gives: {error}") from error
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -80,9 +76,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def load_model(folder: Path, *, dtype: str = "auto") -> PreTrainedModel:
     """Load a folder's causal language model, or vision-language model, in its own or another dtype."""
     config = AutoConfig.from_pretrained(folder)
-    kind = (
-        AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
-    )
+    kind = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
     model: PreTrainedModel = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True)
     return model
 

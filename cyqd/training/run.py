@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -236,7 +235,6 @@ def host_trainer(
         callback: the evolution.
         arguments: of the Trainer, of those in :data:`HOST_OPTIONS`.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     callbacks = [*([callback] if callback else []), *(arguments.get("callbacks") or [])]
     arguments = {**arguments, **HOST_ARGUMENTS, "callbacks": callbacks}
     trainer = L.Trainer(**arguments)

@@ -71,9 +71,7 @@ def test_second_turns_show_the_real_environment(demo):
             assert mistake["weight"] == 0
             assert mistake["content"] != reply["content"]
             assert 0 < len(observation["content"]) <= OBSERVATION_LIMIT
-        assert any(
-            "no such table" in d[2]["content"] or "command not found" in d[2]["content"] for d in corrected
-        )
+        assert any("no such table" in d[2]["content"] or "command not found" in d[2]["content"] for d in corrected)
 
 
 def test_tokenizer_and_model_load_and_fit_each_other(demo):

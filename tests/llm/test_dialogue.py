@@ -115,9 +115,7 @@ def test_faults_and_conversations_that_are_too_long() -> None:
 
 def evaluate(base: Path, tasks: list[Task]) -> tuple[LLMModule, dict[str, float], dict[str, float]]:
     module = LLMModule(base, max_new_tokens=6)
-    trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False
-    )
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     data = LLMData(tasks, eval_batch_size=4)
     val = trainer.validate(module, data, verbose=False)
     test = trainer.test(module, data, verbose=False)

@@ -161,8 +161,9 @@ def test_split_is_even_disjoint_and_independent_of_the_files_order(tmp_path):
     first, second = halves[0]
     assert (len(first), len(second)) == (16, 15)
     assert len({*first, *second}) == 31
-    limited = Coding(tmp_path / "a", split_seed=3, limit=5)
-    assert [p.id for p in limited.problems("test")] == second[:5]
+    limited = Coding(tmp_path / "a", split_seed=3, limit=5, test_limit=7)
+    assert [p.id for p in limited.problems("optimisation")] == first[:5]
+    assert [p.id for p in limited.problems("test")] == second[:7]
     assert [p.id for p in Coding(tmp_path / "a", split_seed=4).problems("test")] != second
 
 
@@ -281,9 +282,7 @@ def test_os_reports_failures_and_keeps_files_between_replies(tmp_path):
 
 @pytest.mark.sandbox
 def test_a_broken_setup_is_a_fault_not_the_models(tmp_path):
-    assert "setup" in (
-        judge(OperatingSystem, tmp_path, {**SHOW, "setup": "cp none x"}, "sort a.txt").fault or ""
-    )
+    assert "setup" in (judge(OperatingSystem, tmp_path, {**SHOW, "setup": "cp none x"}, "sort a.txt").fault or "")
     assert "setup" in (judge(Database, tmp_path, {**SELECT, "setup": "CREATE"}, "SELECT 1").fault or "")
 
 

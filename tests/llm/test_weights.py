@@ -162,9 +162,7 @@ def test_other_vocabulary(base: Path, copy: Path) -> None:
     tokenizer = load_tokenizer(copy)
     tokenizer.add_tokens(["extra"])
     tokenizer.save_pretrained(copy)
-    with pytest.raises(
-        ValueError, match=r"vocabulary \(\d+ tokens, the base's has \d+; e\.g\. \['extra'\]\)"
-    ):
+    with pytest.raises(ValueError, match=r"vocabulary \(\d+ tokens, the base's has \d+; e\.g\. \['extra'\]\)"):
         check_compatible(base, copy)
 
 

@@ -5,12 +5,8 @@ from pathlib import Path
 
 from cyqd.llm.demo.generate import generate
 
-parser = argparse.ArgumentParser(
-    prog="python -m cyqd.llm.demo", description="Make the demo's data and model."
-)
-parser.add_argument(
-    "--out", type=Path, required=True, help="folder to write to; data/ and init/ appear in it"
-)
+parser = argparse.ArgumentParser(prog="python -m cyqd.llm.demo", description="Make the demo's data and model.")
+parser.add_argument("--out", type=Path, required=True, help="folder to write to; data/ and init/ appear in it")
 parser.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn (default 0)")
 arguments = parser.parse_args()
 generate(arguments.out, seed=arguments.seed)

@@ -82,9 +82,7 @@ class CodingGrammar(Grammar):
             return [aggregate.run([change.run(v) for v in values if keep.run(v)]) for values in lists]
 
         expected = answers(keep, change)
-        shorter = [answers(_ALL, change)] * (keep is not _ALL) + [answers(keep, _SAME)] * (
-            change is not _SAME
-        )
+        shorter = [answers(_ALL, change)] * (keep is not _ALL) + [answers(keep, _SAME)] * (change is not _SAME)
         if expected in shorter or all(answer == expected[0] for answer in expected):
             return None
         return {"tests": [f"assert f({x}) == {y}" for x, y in zip(lists, expected, strict=True)]}

@@ -12,9 +12,7 @@ from cyqd.llm.demo.grammar import Grammar, Sentence
 
 _ROWS = 24
 _LIMITS = range(10, 91, 10)
-_NAMES = [
-    start + end for start, end in product(["an", "be", "cor", "di", "el", "fa"], ["a", "do", "ne", "ry"])
-]
+_NAMES = [start + end for start, end in product(["an", "be", "cor", "di", "el", "fa"], ["a", "do", "ne", "ry"])]
 # table: (name column, group column, its values, two number columns)
 _TABLES = {
     "pets": ("name", "kind", ("cat", "dog", "bird", "fish"), ("age", "weight")),
@@ -95,9 +93,7 @@ class DatabaseGrammar(Grammar):
             return [list(row) for row in rows]
 
         expected = run(sentence.reply)
-        shorter = [
-            run(sql.format(_where(conditions[:i] + conditions[i + 1 :]))) for i in range(len(conditions))
-        ]
+        shorter = [run(sql.format(_where(conditions[:i] + conditions[i + 1 :]))) for i in range(len(conditions))]
         untouched = run(f"SELECT * FROM {table}")
         database.close()
         if expected in (*shorter, untouched, [], [[None]], [[0]], [[1]]):

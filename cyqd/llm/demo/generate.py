@@ -23,7 +23,7 @@ EXPERT_DIALOGUES = 3840  # 120 steps of 32
 BASE_DIALOGUES = 12000
 # Share of the base's dialogues that are drawn from the whole grammar: a base that shares no skill with the experts
 # breaks when they are merged. These leave it at about half of the problems.
-PINCH = {"coding": 0.015, "database": 0.03, "os": 0.015}
+PINCH = {"coding": 0.015, "database": 0.04, "os": 0.015}
 SECOND_TURNS = 0.1  # share of an expert's dialogues with a broken reply first
 OBSERVATION_LIMIT = 80  # characters; the demo's configs set the same
 
@@ -57,17 +57,13 @@ def generate(out: Path, *, seed: int = 0) -> None:
         experts[grammar.name] = _expert(grammar, task, trained, rng)
         write_jsonl(data / f"{grammar.name}_train.jsonl", experts[grammar.name])
     rng = random.Random(f"{seed}:mixtures")
-    base = [
-        _dialogue(rng.choice((pool if rng.random() < PINCH[name] else easy)[name])) for name in _turns(rng)
-    ]
+    base = [_dialogue(rng.choice((pool if rng.random() < PINCH[name] else easy)[name])) for name in _turns(rng)]
     everything = list(chain.from_iterable(experts.values()))
     rng.shuffle(everything)
     write_jsonl(data / "base_train.jsonl", base)
     write_jsonl(data / "all_train.jsonl", everything)
     check_disjoint(data)
-    tokenizer = make_tokenizer(
-        m["content"] for dialogue in chain(base, everything) for m in dialogue["messages"]
-    )
+    tokenizer = make_tokenizer(m["content"] for dialogue in chain(base, everything) for m in dialogue["messages"])
     tokenizer.save_pretrained(out / "init")
     make_model(tokenizer, seed=seed).save_pretrained(out / "init")
 
@@ -84,9 +80,7 @@ def check_disjoint(data: Path) -> None:
             for message in json.loads(line)["messages"]:
                 if message["content"] in asked:
                     task = asked[message["content"]]
-                    raise ValueError(
-                        f"{path}, line {number}: {message['content']!r} is a problem of {task}.jsonl"
-                    )
+                    raise ValueError(f"{path}, line {number}: {message['content']!r} is a problem of {task}.jsonl")
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
@@ -112,9 +106,7 @@ def _turns(rng: random.Random) -> list[str]:
     return names
 
 
-def _expert(
-    grammar: Grammar, task: SandboxTask, pool: Sequence[Sentence], rng: random.Random
-) -> list[Dialogue]:
+def _expert(grammar: Grammar, task: SandboxTask, pool: Sequence[Sentence], rng: random.Random) -> list[Dialogue]:
     """Draw an expert's dialogues; those with a mistake hear from the task's environment what it says to it."""
     sentences = [rng.choice(pool) for _ in range(EXPERT_DIALOGUES)]
     answers = {}

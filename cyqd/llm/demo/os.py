@@ -85,9 +85,7 @@ class OSGrammar(Grammar):
         files = {name: [_line(rng) for _ in range(_LINES)] for name in sorted([file, *others])}
         expected = _run(stages, files[file])
         shorter = [
-            _run(stages[:i] + stages[i + 1 :], files[file])
-            for i in range(len(stages))
-            if stages[i] is not _ALL
+            _run(stages[:i] + stages[i + 1 :], files[file]) for i in range(len(stages)) if stages[i] is not _ALL
         ]
         if expected in shorter or expected in ([], ["0"], ["1"]):
             return None

@@ -248,9 +248,7 @@ class _Worker:
         assert self.process.stderr
         self.process.kill()
         said = self.process.stderr.read().decode(errors="replace").strip()
-        return _WorkerFailure(
-            f"the worker died with exit code {self.process.wait()}{': ' * bool(said)}{said}"
-        )
+        return _WorkerFailure(f"the worker died with exit code {self.process.wait()}{': ' * bool(said)}{said}")
 
 
 def _explain(refusal: str) -> str:

@@ -44,7 +44,8 @@ class Task(ABC):
         system: a system message that starts every dialogue.
         max_turns: at most this many replies per problem; the last one is final.
         split_seed: seed of the even split into an optimisation half and a test half.
-        limit: use at most this many problems of each half.
+        limit: use at most this many problems of the optimisation half, which is scored for every child.
+        test_limit: use at most this many problems of the test half.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -63,18 +64,18 @@ class Task(ABC):
         max_turns: int = 5,
         split_seed: int = 0,
         limit: int | None = None,
+        test_limit: int | None = None,
     ) -> None:
         self.path = Path(problems)
         self.name = name or self.default_name
         self.system = system
         self.max_turns = max_turns
         self.split_seed = split_seed
-        self.limit = limit
-        for key, number in ("max_turns", max_turns), ("limit", limit):
+        for key, number in ("max_turns", max_turns), ("limit", limit), ("test_limit", test_limit):
             if number is not None and number < 1:
                 raise ValueError(f"task {self.name}: {key} must be at least 1, got {number}")
         first, second = halves(self.load(), split_seed)
-        self._split: dict[Split, list[Problem]] = {"optimisation": first[:limit], "test": second[:limit]}
+        self._split: dict[Split, list[Problem]] = {"optimisation": first[:limit], "test": second[:test_limit]}
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """Return the problems of one half, in a fixed order."""
@@ -130,9 +131,7 @@ class SandboxTask(Task):
     ) -> None:
         super().__init__(problems, **options)
         if observation_limit < 1:
-            raise ValueError(
-                f"task {self.name}: observation_limit must be at least 1, got {observation_limit}"
-            )
+            raise ValueError(f"task {self.name}: observation_limit must be at least 1, got {observation_limit}")
         self.limits = limits
         self.observation_limit = observation_limit
         self._verdicts: dict[tuple[str, tuple[str, ...]], Turn] = {}

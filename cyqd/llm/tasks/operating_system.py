@@ -28,9 +28,7 @@ class OperatingSystem(SandboxTask):
 
     def check_spec(self, spec: Spec) -> None:
         """Check that there are files, as texts, and exactly one kind of answer."""
-        if not isinstance(files := spec.get("files"), dict) or not all(
-            isinstance(t, str) for t in files.values()
-        ):
+        if not isinstance(files := spec.get("files"), dict) or not all(isinstance(t, str) for t in files.values()):
             raise ValueError(f"'files' must map paths to texts, got {files!r:.60}")
         if ("expected" in spec) == ("check" in spec):
             raise ValueError("exactly one of the keys 'expected' and 'check' is needed")

@@ -38,9 +38,7 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             than two.
     """
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no problems at {path}: expected a JSONL file, one problem a line (docs/data.md)"
-        )
+        raise FileNotFoundError(f"no problems at {path}: expected a JSONL file, one problem a line (docs/data.md)")
     seen: dict[str, str] = {}
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):

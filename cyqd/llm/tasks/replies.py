@@ -6,9 +6,7 @@ import re
 
 # A block that a too short reply left open counts as well.
 _BLOCK = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
-_PYTHON = re.compile(
-    r"^(?:(?:async def|def|class|import)\s|from\s+\S+\s+import\s|@\w|\w+\s*=[^=])", re.MULTILINE
-)
+_PYTHON = re.compile(r"^(?:(?:async def|def|class|import)\s|from\s+\S+\s+import\s|@\w|\w+\s*=[^=])", re.MULTILINE)
 
 
 def block(reply: str, *languages: str) -> str | None:

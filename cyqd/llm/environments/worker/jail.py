@@ -28,9 +28,7 @@ BOX = "/box"  # the job's tmpfs
 HOME = f"{BOX}/home"
 SCRATCH = f"{BOX}/tmp"  # /tmp and /dev/shm lead here
 USER = 1000  # what the job takes itself for
-NOBODY = (
-    65534  # who it is outside where the worker was started by root, whom the kernel's process limit spares
-)
+NOBODY = 65534  # who it is outside where the worker was started by root, whom the kernel's process limit spares
 
 _DEVICES = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")]
 _LINKS = {
@@ -59,15 +57,11 @@ def enter() -> None:
         uid = gid = NOBODY
         os.setgroups([])
     _unshare_as(uid, gid)
-    sources = (
-        _open_sources()
-    )  # before the change of user: Python may live in a home that only its owner enters
+    sources = _open_sources()  # before the change of user: Python may live in a home that only its owner enters
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     linux.prctl(linux.PR_SET_DUMPABLE, 1)  # else /proc/self/uid_map cannot be written any more
-    linux.prctl(
-        linux.PR_SET_PDEATHSIG, signal.SIGKILL
-    )  # after the last change of credentials, which unsets it
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)  # after the last change of credentials, which unsets it
     init = os.fork()
     if init:
         os.closerange(0, 3)
@@ -104,9 +98,7 @@ def give_up_privileges(limits: Mapping[str, float]) -> None:
     _write("/proc/self/gid_map", f"{USER} 0 1")
     _write("/proc/sys/user/max_user_namespaces", "0")
     memory, disk = int(limits["memory_mb"]) << 20, int(limits["disk_mb"]) << 20
-    _limit(
-        resource.RLIMIT_AS, 2 * memory
-    )  # the watcher bounds what is in use; this, one leap between two looks
+    _limit(resource.RLIMIT_AS, 2 * memory)  # the watcher bounds what is in use; this, one leap between two looks
     _limit(resource.RLIMIT_CPU, int(limits["cpu_seconds"]) + 2)  # likewise
     _limit(resource.RLIMIT_FSIZE, disk)
     _limit(resource.RLIMIT_NOFILE, 256)
@@ -168,9 +160,7 @@ def _build_root(sources: Mapping[str, int]) -> None:
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
     linux.mount("tmpfs", new, "tmpfs", hardened, "size=1m,mode=755")
     links = {
-        path: os.readlink(path)
-        for path in ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
-        if os.path.islink(path)
+        path: os.readlink(path) for path in ("/bin", "/sbin", "/lib", "/lib32", "/lib64") if os.path.islink(path)
     }
     for path, fd in sources.items():
         source, target = f"/proc/self/fd/{fd}", new + path

@@ -70,9 +70,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def _call(name: str, *arguments: object) -> None:
     if getattr(_libc, name)(*arguments) == -1:
         number = ctypes.get_errno()
-        shown = ", ".join(
-            a.decode() if isinstance(a, bytes) else str(getattr(a, "value", a)) for a in arguments
-        )
+        shown = ", ".join(a.decode() if isinstance(a, bytes) else str(getattr(a, "value", a)) for a in arguments)
         raise OSError(number, f"{name}({shown}): {os.strerror(number)}")
 
 
