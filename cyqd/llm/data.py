@@ -35,7 +35,7 @@ class LengthGroupedSampler(DistributedSampler[int]):
         seed: of the order.
         rank: this process.
         processes: their number; the last few examples are repeated so that all get equally many.
-        pool: batches that are sorted together.
+        pool: batches that are sorted by length together; 1 only shuffles.
     """
 
     def __init__(
@@ -157,6 +157,8 @@ class LLMData(L.LightningDataModule):
         max_length: tokens of a conversation. A longer one is cut behind its last reply that fits as a whole, or
             dropped if none does.
         eval_batch_size: dialogues that are generated for at once.
+        length_pool: batches that are sorted by length together, which saves padding; 1 only shuffles. Mind mixtures of
+            skills whose lengths differ: a batch of one length is then a batch of one skill, which trains worse.
         seed: of the training order.
         num_workers: processes that make training batches.
     """
@@ -169,6 +171,7 @@ class LLMData(L.LightningDataModule):
         batch_size: int = 8,
         max_length: int = 2048,
         eval_batch_size: int = 128,
+        length_pool: int = 1,
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
@@ -178,6 +181,7 @@ class LLMData(L.LightningDataModule):
         self.batch_size = batch_size
         self.max_length = max_length
         self.eval_batch_size = eval_batch_size
+        self.length_pool = length_pool
         self.seed = seed
         self.num_workers = num_workers
         self.examples: list[Example] = []
@@ -218,7 +222,7 @@ class LLMData(L.LightningDataModule):
         return examples
 
     def train_dataloader(self) -> ResumableLoader:
-        """Return right-padded batches of chats of similar length."""
+        """Return right-padded batches of chats."""
         assert self.trainer is not None
         sampler = LengthGroupedSampler(
             [len(example.ids) for example in self.examples],
@@ -226,6 +230,7 @@ class LLMData(L.LightningDataModule):
             seed=self.seed,
             rank=self.trainer.global_rank,
             processes=self.trainer.world_size,
+            pool=self.length_pool,
         )
         return ResumableLoader(
             self.examples,  # type: ignore[arg-type]
