@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import logging
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import lightning as L
 import torch
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
@@ -118,6 +119,7 @@ def run_evolve(arguments: Namespace, config: str) -> Callable[[], object]:
     state = _state_to_continue(run, arguments.ckpt_path)
     space = open_space(arguments.model, {task: arguments.experts[task] for task in tasks})
     if state and is_first_process():
+        _check_same_evaluation(run / "config.yaml", config)
         strategy.setup(space, GenomeStore(state.parent, space), arguments.seed)
         strategy.check_settings(load_json(state))
     _save_config(run, config)
@@ -146,13 +148,16 @@ def run_test(arguments: Namespace, config: str) -> Callable[[], object]:
     labels = [str(path) for path in arguments.models]
     space = open_space(arguments.model, dict(zip(labels, arguments.models, strict=True)))
     out: Path = arguments.out or arguments.run / "test"
+    folder = out / "scores"
+    if is_first_process() and not arguments.ckpt_path:
+        shutil.rmtree(folder, ignore_errors=True)
 
     def work() -> None:
         rows = score(
             arguments.model,
             arguments.data,
             {label: space.expert(k) for k, label in enumerate(labels)},
-            folder=out / hashlib.blake2b(space.identity.encode(), digest_size=8).hexdigest(),
+            folder=folder,
             arguments=vars(arguments.trainer),
             space=space,
             seed=arguments.seed,
@@ -225,6 +230,14 @@ def _state_to_continue(run: Path, ckpt_path: str | None) -> Path | None:
                 f"ckpt_path: there is no evolution at {state}; leave --ckpt_path out to start one"
             )
     return state if ckpt_path and state.exists() else None
+
+
+def _check_same_evaluation(saved: Path, config: str) -> None:
+    """Check that a continued run scores models as it did before: scores of two kinds do not mix in an archive."""
+    before, now = yaml.safe_load(saved.read_text(encoding="utf-8")), yaml.safe_load(config)
+    for key in ("model", "data"):
+        if before[key] != now[key]:
+            raise ValueError(f"cannot continue: `{key}` is no longer what {saved} says; choose another --run")
 
 
 def _save_config(folder: Path, config: str) -> None:

@@ -157,8 +157,8 @@ class LLMData(L.LightningDataModule):
         max_length: tokens of a conversation. A longer one is cut behind its last reply that fits as a whole, or
             dropped if none does.
         eval_batch_size: dialogues that are generated for at once.
-        length_pool: batches that are sorted by length together, which saves padding; 1 only shuffles. Mind mixtures of
-            skills whose lengths differ: a batch of one length is then a batch of one skill, which trains worse.
+        length_pool: batches that are sorted by length together, which saves padding; 1 only shuffles. Mind mixtures
+            of skills whose lengths differ: a batch of one length is then a batch of one skill, which trains worse.
         seed: of the training order.
         num_workers: processes that make training batches.
     """

@@ -216,6 +216,8 @@ def score(
     trainer, host, problems = host_trainer(model, data, "test", callback, arguments)
     trainer.fit(host, datamodule=problems)
     records = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+    if not records:
+        raise SystemExit("interrupted before a model was scored on the test split; continue with --ckpt_path last")
     return [results_row(record["model"], record) for record in records]
 
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from cyqd.evolution.spectrum import (
     SingularBases,
-    stretch,
     as_matrix,
     is_matrix,
     similarity,
     singular_basis,
+    stretch,
 )
 from tests.evolution.models import FROZEN, LOW_RANK, MATRICES, array, dense_stretch
 

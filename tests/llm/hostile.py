@@ -55,9 +55,7 @@ while True:
 """,
         statuses="timeout error",
     ),
-    "fork_bomb_bash": Hostile(
-        ":(){ :|:& };: ; wait; false", statuses="timeout error output", language="bash"
-    ),
+    "fork_bomb_bash": Hostile(":(){ :|:& };: ; wait; false", statuses="timeout error output", language="bash"),
     "thread_bomb": Hostile(
         """
 import threading, time

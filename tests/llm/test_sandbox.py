@@ -255,9 +255,7 @@ def test_workers_die_with_a_killed_parent() -> None:
         "pool = shared_sandbox()\npool.submit(Job('')).result()\npool.submit(Job('while True: pass'))\n"
         "if os.fork():\n  print(*[w.process.pid for w in pool._workers], flush=True)\ntime.sleep(3)"
     )  # the forked child, which outlives the parent, keeps the pipes open: only the parent's death can tell
-    with subprocess.Popen(
-        [sys.executable, "-c", source], stdout=subprocess.PIPE, text=True, env=ALONE
-    ) as parent:
+    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True, env=ALONE) as parent:
         assert parent.stdout
         keeper = int(parent.stdout.readline().split()[0])
         processes = [keeper, *children(keeper)]

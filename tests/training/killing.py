@@ -1,7 +1,7 @@
 """Runs the command line in this process and kills it with SIGKILL at an exact moment of saving.
 
-Usage: python -m tests.training.killing MOMENT COUNT ARGUMENT…, where MOMENT is FILE:before or FILE:after and
-names the renaming of a file (``state.json`` or ``safetensors``); COUNT is which of its renamings.
+Usage: python -m tests.training.killing MOMENT COUNT ARGUMENT…, where MOMENT is PART:before or PART:after and
+names the renaming of a file whose path contains PART; COUNT is which of its renamings.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ def kill_at(moment: str, count: int) -> None:
     seen = 0
 
     def die(target: Path) -> None:
-        if name == "state.json" and phase == "before":
+        if name == "state/state.json" and phase == "before":
             with (target.parents[2] / "history.jsonl").open("a") as history:
                 history.write('{"evaluation": 99, "torn')  # a line that the kill cut short
         os.kill(os.getpid(), signal.SIGKILL)
 
     def replace_and_count(source: Path, target: Path) -> None:
         nonlocal seen
-        matches = str(target).endswith(name) and "state" in Path(target).parts
+        matches = name in str(target)
         seen += matches
         if matches and seen == count and phase == "before":
             die(Path(target))

@@ -52,11 +52,12 @@ def test_killed_at_every_moment_of_saving(
     run = tmp_path / "killed"
     config = toy_config(run)
     moments = [
-        ("state.json:before", 1),  # the first expert is scored but not saved
-        ("safetensors:before", 4),
-        ("safetensors:after", 2),
-        ("state.json:before", 3),  # with a torn line in the history
-        ("state.json:after", 3),  # before displaced genomes are deleted
+        ("state/state.json:before", 1),  # the first expert is scored but not saved
+        ("state/genomes:before", 4),
+        ("state/genomes:after", 2),
+        ("state/state.json:before", 3),  # with a torn line in the history
+        ("state/state.json:after", 3),  # before displaced genomes are deleted
+        ("test-000027/state.json:before", 4),  # while the final models are scored
     ]
     for moment, count in moments:
         arguments = ["evolve", "--config", str(config), "--ckpt_path", "last"]
@@ -122,5 +123,7 @@ def test_a_run_is_not_overwritten_nor_continued_under_other_settings(
     assert "seed" in refuse("evolve", "--config", config, "--ckpt_path", "last", "--seed", 5)
     other = ["--strategy.init_args.bins", 7]
     assert "bins = 15" in refuse("evolve", "--config", config, "--ckpt_path", "last", *other)
+    data = ["--data.init_args.batch_size", 5]
+    assert "`data` is no longer" in refuse("evolve", "--config", config, "--ckpt_path", "last", *data)
     assert "ckpt_path" in refuse("evolve", "--config", config, "--ckpt_path", reference_run / "nowhere")
     assert files(reference_run) == before
