@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import shutil
 import sys
 import warnings
@@ -202,6 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     L.seed_everything(config[name].seed, verbose=False)
     if config[name].threads:
         torch.set_num_threads(config[name].threads)
+        os.environ["OMP_NUM_THREADS"] = str(config[name].threads)  # else Lightning chooses for several processes
     try:
         arguments = parser.instantiate(config)[name]
         work = COMMANDS[name][1](arguments, parsers[name].dump(config[name], skip_validation=True))

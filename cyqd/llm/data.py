@@ -57,7 +57,7 @@ class LengthGroupedSampler(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        order += order[: -len(order) % self.num_replicas]
+        order = [order[i % len(order)] for i in range(self.total_size)]
         pools = (order[i : i + self.pool] for i in range(0, len(order), self.pool))
         ordered = [i for part in pools for i in sorted(part, key=lambda i: -self.lengths[i])]
         blocks = [ordered[i : i + self.block] for i in range(0, len(ordered), self.block)]
@@ -159,7 +159,7 @@ class LLMData(L.LightningDataModule):
         eval_batch_size: dialogues that are generated for at once.
         length_pool: batches that are sorted by length together, which saves padding; 1 only shuffles. Mind mixtures
             of skills whose lengths differ: a batch of one length is then a batch of one skill, which trains worse.
-        seed: of the training order.
+        seed: of the training order; the run's own if not given.
         num_workers: processes that make training batches.
     """
 
@@ -172,7 +172,7 @@ class LLMData(L.LightningDataModule):
         max_length: int = 2048,
         eval_batch_size: int = 128,
         length_pool: int = 1,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
@@ -227,7 +227,7 @@ class LLMData(L.LightningDataModule):
         sampler = LengthGroupedSampler(
             [len(example.ids) for example in self.examples],
             batch_size=self.batch_size,
-            seed=self.seed,
+            seed=torch.initial_seed() % 2**31 if self.seed is None else self.seed,
             rank=self.trainer.global_rank,
             processes=self.trainer.world_size,
             pool=self.length_pool,

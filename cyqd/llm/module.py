@@ -168,13 +168,15 @@ class LLMModule(EvolvableModule):
         fits = [i for i, prompt in enumerate(prompts) if len(prompt) + self.max_new_tokens <= self.context]
         replies: list[str | None] = [None] * len(prompts)
         if fits:
-            written = generate(
-                self.model,
-                [prompts[i] for i in fits],
-                max_new_tokens=self.max_new_tokens,
-                eos_ids=self.eos_ids,
-                pad_id=min(self.eos_ids),
-            )
+            # Lightning's autocast spans some calls of this and not others; a reply must not depend on that.
+            with torch.autocast(self.device.type, enabled=False):
+                written = generate(
+                    self.model,
+                    [prompts[i] for i in fits],
+                    max_new_tokens=self.max_new_tokens,
+                    eos_ids=self.eos_ids,
+                    pad_id=min(self.eos_ids),
+                )
             for i, text in zip(fits, self.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
                 replies[i] = text
         return replies
