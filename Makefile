@@ -19,10 +19,10 @@ $(VENV)/.installed: pyproject.toml
 demo: $(DEMO)/coding/cyqd.json $(DEMO)/database/cyqd.json $(DEMO)/os/cyqd.json
 	$(CYQD) evolve --config configs/demo/llm/evolve.yaml --ckpt_path last
 
-$(DEMO)/init/config.json: | install
+$(DEMO)/init/model.safetensors: | install
 	$(BIN)/python -m cyqd.llm.demo --out $(DEMO)
 
-$(DEMO)/base/cyqd.json: $(DEMO)/init/config.json
+$(DEMO)/base/cyqd.json: $(DEMO)/init/model.safetensors
 	$(CYQD) fit --config configs/demo/llm/fit_base.yaml
 
 $(DEMO)/%/cyqd.json: $(DEMO)/base/cyqd.json

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +16,23 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import cyqd
 from cyqd.evolution import GenomeStore, Strategy
 from cyqd.evolution.storage import atomic_path, load_json
 from cyqd.report.tables import markdown_table
 from cyqd.training import EvolvableModule
-from cyqd.training.run import HOST_OPTIONS, evolve, fit, is_first_process, open_space, score, write_results
+from cyqd.training.run import (
+    HOST_OPTIONS,
+    SetupError,
+    evolve,
+    fit,
+    is_first_process,
+    open_space,
+    score,
+    write_results,
+)
 
 
 class Parser(ArgumentParser):
@@ -64,13 +73,18 @@ def evolve_parser() -> Parser:
         "--final_rule", type=str, help="which result becomes `run`/model; the strategy's first by default"
     )
     parser.add_argument("--cache", type=Path, help="where singular bases are kept; beside the run by default")
-    parser.add_argument("--rank", type=int, help="keep at most this many singular directions of each matrix")
+    parser.add_argument(
+        "--rank", type=PositiveInt, help="keep at most this many singular directions of each matrix"
+    )
     parser.add_argument("--resident", type=bool, default=False, help="hold base and experts on the device")
     return parser
 
 
 def _parser(description: str) -> Parser:
-    parser = Parser(description=description)
+    classes = (
+        "Arguments of a class: for example --strategy.help cyqd.evolution.CycleQD; likewise --model.help CLASS."
+    )
+    parser = Parser(description=f"{description} {classes}")
     parser.add_argument("--config", action="config", help="YAML file with any of the arguments below")
     parser.add_argument("--seed", type=int, default=0, help="seed of all randomness")
     parser.add_argument(
@@ -84,7 +98,7 @@ def _parser(description: str) -> Parser:
 def test_parser() -> Parser:
     """Return the arguments of ``test``: those of ``evolve``, so that its configs serve, and the models."""
     parser = evolve_parser()
-    parser.description = "Score models on the test split."
+    parser.description = "Score models on the test split, with a config of `evolve`."
     parser.add_argument("--models", type=Path, required=True, nargs="+", help="folders of the models")
     parser.add_argument("--out", type=Path, help="folder to write results.json and results.md to")
     return parser
@@ -113,15 +127,17 @@ def run_evolve(arguments: Namespace, config: str) -> Callable[[], object]:
     if rule not in strategy.rules:
         raise ValueError(f"final_rule: expected one of {', '.join(strategy.rules)}, got {rule}")
     tasks = _task_names(arguments.data)
+    if len(set(tasks)) < len(tasks):
+        raise ValueError(f"data: every task needs a name of its own, got {tasks}")
     if len(tasks) < 2:
         raise ValueError(f"data: evolving needs at least two tasks, got {len(tasks)}: {tasks}")
     if set(arguments.experts) != set(tasks):
         raise ValueError(f"experts: expected one for each task {tasks}, got {list(arguments.experts)}")
     state = _state_to_continue(run, arguments.ckpt_path)
-    space = open_space(arguments.model, {task: arguments.experts[task] for task in tasks})
+    space = open_space(arguments.model, {task: arguments.experts[task] for task in tasks}, rank=arguments.rank)
     if state and is_first_process():
         _check_same_evaluation(run / "config.yaml", config)
-        strategy.setup(space, GenomeStore(state.parent, space), arguments.seed)
+        strategy.setup(space, GenomeStore(state.parent / "genomes", space), arguments.seed)
         strategy.check_settings(load_json(state))
     _save_config(run, config)
 
@@ -136,7 +152,6 @@ def run_evolve(arguments: Namespace, config: str) -> Callable[[], object]:
             trainer_arguments=vars(arguments.trainer),
             final_rule=rule,
             cache=arguments.cache or run.parent / ".singular_bases",
-            rank=arguments.rank,
             resident=arguments.resident,
         )
         _show(rows, f"run: {run}")
@@ -147,11 +162,14 @@ def run_evolve(arguments: Namespace, config: str) -> Callable[[], object]:
 def run_test(arguments: Namespace, config: str) -> Callable[[], object]:
     """Prepare ``test``: the models take the experts' place."""
     labels = [str(path) for path in arguments.models]
-    space = open_space(arguments.model, dict(zip(labels, arguments.models, strict=True)))
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"models: expected different folders, got {labels}")
+    space = open_space(arguments.model, dict(zip(labels, arguments.models, strict=True)), key="models")
     out: Path = arguments.out or arguments.run / "test"
     folder = out / "scores"
-    if is_first_process() and not arguments.ckpt_path:
-        shutil.rmtree(folder, ignore_errors=True)
+    if is_first_process():
+        for name in ("state.json", "history.jsonl"):  # of an earlier test
+            (folder / name).unlink(missing_ok=True)
 
     def work() -> None:
         rows = score(
@@ -204,12 +222,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config[name].threads:
         torch.set_num_threads(config[name].threads)
         os.environ["OMP_NUM_THREADS"] = str(config[name].threads)  # else Lightning chooses for several processes
+    work = None
     try:
         arguments = parser.instantiate(config)[name]
         work = COMMANDS[name][1](arguments, parsers[name].dump(config[name], skip_validation=True))
-    except (ValueError, OSError, ImportError) as error:
+        work()
+    except (ValueError, OSError, ImportError, MisconfigurationException) as error:
+        if work is not None:
+            raise
         parser.error(str(error))
-    work()
+    except SetupError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
 
 
 def _task_names(data: L.LightningDataModule) -> list[str]:
@@ -237,8 +262,10 @@ def _state_to_continue(run: Path, ckpt_path: str | None) -> Path | None:
 def _check_same_evaluation(saved: Path, config: str) -> None:
     """Check that a continued run scores models as it did before: scores of two kinds do not mix in an archive."""
     before, now = yaml.safe_load(saved.read_text(encoding="utf-8")), yaml.safe_load(config)
-    for key in ("model", "data"):
-        if before[key] != now[key]:
+    for key in ("model", "data", "trainer.precision", "trainer.accelerator"):
+        section, *option = key.split(".")
+        was, is_now = (each[section].get(option[0]) if option else each[section] for each in (before, now))
+        if was != is_now:
             raise ValueError(f"cannot continue: `{key}` is no longer what {saved} says; choose another --run")
 
 

@@ -120,6 +120,25 @@ def test_an_expert_that_does_not_fit_the_base_is_named(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_same_model_twice_is_refused(refuse: Callable[..., str], toy_config: Config, tmp_path: Path) -> None:
+    config = toy_config(tmp_path / "run")
+    expert = yaml.safe_load(config.read_text())["experts"]["task0"]
+    assert "different folders" in refuse("test", "--config", config, "--models", expert, expert)
+
+
+def test_a_missing_device_is_one_message(refuse: Callable[..., str], toy_config: Config, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a CUDA device")
+    assert "GPU" in refuse("evolve", "--config", toy_config(tmp_path / "run"), "--trainer.accelerator", "gpu")
+
+
+def test_what_only_the_set_up_finds_is_one_message_too(
+    refuse: Callable[..., str], toy_config: Config, tmp_path: Path
+) -> None:
+    message = refuse("evolve", "--config", toy_config(tmp_path / "run"), "--data.init_args.batch_size", 0)
+    assert "batch_size must be positive" in message
+
+
 def test_models_are_scored_on_the_test_split(
     cyqd: Callable[..., subprocess.CompletedProcess[str]],
     toy_config: Config,

@@ -35,6 +35,7 @@ class ExpertSpace:
         experts: each expert's weights, in the tasks' order.
         tasks: the tasks' names, one per expert.
         names: the parameters that evolve; all of the base's by default.
+        rank: keep at most this many singular directions of each matrix; all by default.
 
     Attributes:
         identity: fingerprints of the base and of each expert, separated by spaces; empty if not yet taken.
@@ -51,11 +52,13 @@ class ExpertSpace:
         tasks: Sequence[str],
         *,
         names: Iterable[str] | None = None,
+        rank: int | None = None,
     ) -> None:
         self.base: Weights = base
         self.experts = list(experts)
         self.tasks = list(tasks)
         self.names = list(base) if names is None else list(names)
+        self.rank = rank
         self.identity = ""
         self.device = torch.device("cpu")
         self.bases: list[SingularBases] = []

@@ -116,8 +116,7 @@ class Strategy(ABC):
 
     def settings(self) -> dict[str, Any]:
         """Return what must not change between a run and its continuation, as JSON-ready builtins."""
-        rank = self.space.bases[0].rank if self.space.bases else None
-        own = {"strategy": type(self).__name__, "seed": self.seed, "rank": rank}
+        own = {"strategy": type(self).__name__, "seed": self.seed, "rank": self.space.rank}
         return {**own, "tasks": self.tasks, "models": self.space.identity}
 
     def state_dict(self) -> dict[str, Any]:

@@ -161,6 +161,9 @@ class LLMData(L.LightningDataModule):
             of skills whose lengths differ: a batch of one length is then a batch of one skill, which trains worse.
         seed: of the training order; the run's own if not given.
         num_workers: processes that make training batches.
+
+    Raises:
+        ValueError: if a size is below 1.
     """
 
     def __init__(
@@ -176,6 +179,10 @@ class LLMData(L.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
+        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
+        for key, number in {**sizes, "length_pool": length_pool, "max_length": max_length}.items():
+            if number < 1:
+                raise ValueError(f"data.{key} must be at least 1, got {number}")
         self.tasks = list(tasks or [])
         self.train = [Path(path) for path in train or []]
         self.batch_size = batch_size

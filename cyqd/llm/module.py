@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from functools import partial
@@ -79,9 +80,9 @@ class LLMModule(EvolvableModule):
         self.evolved_prefix = weights.language_prefix(self.model)
         self.eos_ids = self._end_tokens()
         self.context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-        if max_new_tokens >= self.context:
+        if not 1 <= max_new_tokens < self.context:
             raise ValueError(
-                f"max_new_tokens = {max_new_tokens} leaves no room for prompts in a context of {self.context}"
+                f"max_new_tokens = {max_new_tokens} leaves no room for replies or prompts in {self.context} tokens"
             )
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[no-untyped-call]
@@ -240,7 +241,7 @@ class LLMModule(EvolvableModule):
         instance in ``on_train_end``); the first process writes.
 
         Args:
-            path: folder; files of an earlier save are replaced.
+            path: folder; weights of an earlier save are replaced, other files stay.
             card: text of the model card, ``README.md``.
         """
         state = self._full_state()
@@ -248,6 +249,8 @@ class LLMModule(EvolvableModule):
         if attached and not self.trainer.is_global_zero:
             return
         path.mkdir(parents=True, exist_ok=True)
+        for leftover in path.glob(".saving-*"):  # of a killed process
+            shutil.rmtree(leftover)
         with tempfile.TemporaryDirectory(dir=path, prefix=".saving-") as name:
             folder = Path(name)
             if self.lora is not None:
@@ -261,6 +264,8 @@ class LLMModule(EvolvableModule):
             self.tokenizer.save_pretrained(folder)
             weights.write_dtype(folder, dtype)
             (folder / "README.md").write_text(card, encoding="utf-8")
+            for stale in path.glob("model*.safetensors*"):  # another number of shards, or their index
+                stale.unlink()
             for file in [file for file in folder.rglob("*") if file.is_file()]:
                 target = path / file.relative_to(folder)
                 target.parent.mkdir(exist_ok=True)

@@ -36,9 +36,9 @@ class Evolution(L.Callback):
         history: JSON Lines file, one line per evaluation.
         seed: seed of the search.
         cache: where singular bases are kept, for all runs that share experts.
-        rank: keep at most this many singular directions of each matrix.
         resident: hold base, experts and singular bases on the device.
         title: what the progress bar says.
+        patient: let the first Ctrl-C end the run after the current evaluation.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Evolution(L.Callback):
         history: Path,
         seed: int,
         cache: Path,
-        rank: int | None = None,
         resident: bool = False,
         title: str = "evolve",
+        patient: bool = True,
     ) -> None:
         self.strategy = strategy
         self.space = space
@@ -61,9 +61,9 @@ class Evolution(L.Callback):
         self.history = history
         self.seed = seed
         self.cache = cache
-        self.rank = rank
         self.resident = resident
         self.title = title
+        self.patient = patient
         self.interrupted = False
         self.candidate: Candidate
         self.seconds: dict[str, float] = {}
@@ -130,8 +130,9 @@ class Evolution(L.Callback):
             metrics = {f"child/{task}": score.mean for task, score in scores.items()}
             times = {f"time/{part}": seconds for part, seconds in record["seconds"].items()}
             logger.log_metrics({**metrics, **times}, step=self.candidate.id)
+        child = sum(score.mean for score in scores.values()) / len(scores)
         best = " ".join(f"{t}={s:.3f}" for t, s in zip(self.tasks, self.strategy.best(), strict=False))
-        self.bar.set_postfix_str(f"best {best}", refresh=False)
+        self.bar.set_postfix_str(f"mean={child:.3f}, best {best}", refresh=False)
         self.bar.update()
         if trainer.strategy.reduce_boolean_decision(self.interrupted, all=False):
             self.interrupted = trainer.should_stop = True
@@ -154,9 +155,9 @@ class Evolution(L.Callback):
             return
         shapes = self.space.matrices()
         base, *experts = self.space.identity.split()
-        kept = "" if self.rank is None else f"-rank{self.rank}"
+        kept = "" if self.space.rank is None else f"-rank{self.space.rank}"
         folders = [self.cache / f"{base}-{expert}{kept}" for expert in experts]
-        self.space.bases = [SingularBases(folder, shapes, rank=self.rank) for folder in folders]
+        self.space.bases = [SingularBases(folder, shapes, rank=self.space.rank) for folder in folders]
         self.space.to(trainer.strategy.root_device)
         missing = [(k, name) for k, bases in enumerate(self.space.bases) for name in bases.missing()]
         mine = missing[trainer.global_rank :: trainer.world_size]
@@ -191,10 +192,12 @@ class Evolution(L.Callback):
         def handler(signum: int, frame: FrameType | None) -> None:
             signal.signal(signal.SIGINT, self._previous_handler)
             self.interrupted = True
-            self.bar.write("interrupted: ending after this evaluation; press Ctrl-C again to stop at once")
+            if not self.bar.disable:
+                self.bar.write("interrupted: ending after this evaluation; press Ctrl-C again to stop at once")
 
-        if threading.current_thread() is threading.main_thread():
-            self._previous_handler = signal.signal(signal.SIGINT, handler)
+        self._previous_handler = signal.getsignal(signal.SIGINT)
+        if self.patient and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 def _gather(faults: dict[str, str]) -> dict[str, str]:

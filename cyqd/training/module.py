@@ -67,7 +67,10 @@ class EvolvableModule(L.LightningModule, ABC):
 
     @abstractmethod
     def save_model(self, path: Path, card: str) -> None:
-        """Write the live model in its ecosystem's format; called on every process, the first one writes.
+        """Write the live model in its ecosystem's format.
+
+        ``fit`` calls it on every process while the Trainer still holds the model together, and the first one
+        writes; ``evolve`` calls it on the first process alone, after the run.
 
         Args:
             path: folder to write; what else lies in it stays.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
@@ -56,6 +58,21 @@ def is_first_process() -> bool:
     return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
+class SetupError(Exception):
+    """What the user must mend before the work can begin."""
+
+
+@contextmanager
+def clear_errors(trainer: L.Trainer) -> Iterator[None]:
+    """Turn what fails before the first batch is through into one clear message."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError, MisconfigurationException) as error:
+        if trainer.fit_loop.epoch_loop.batch_progress.total.completed > 1:
+            raise
+        raise SetupError(str(error)) from error
+
+
 def fit(
     model: EvolvableModule,
     data: L.LightningDataModule,
@@ -76,9 +93,8 @@ def fit(
         ckpt_path: Lightning checkpoint to continue from.
     """
     trainer.callbacks.append(ExpertWriter(out))  # type: ignore[attr-defined]
-    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
-    if trainer.interrupted:
-        raise SystemExit(1)
+    with clear_errors(trainer):
+        trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
     scores: dict[str, float] = {}
     if getattr(data, "tasks", ()):
         for part in trainer.validate(model, datamodule=data, verbose=False):
@@ -105,13 +121,18 @@ class ExpertWriter(L.Callback):
         pl_module.save_model(self.out, model_card(base, f"An expert fine-tuned from {base}.", ()))
 
 
-def open_space(model: EvolvableModule, experts: Mapping[str, Path], *, fingerprints: bool = True) -> ExpertSpace:
+def open_space(
+    model: EvolvableModule, experts: Mapping[str, Path], *, rank: int | None = None, key: str = "experts"
+) -> ExpertSpace:
     """Open a base and its experts, and check that they belong together.
+
+    The first process also reads all weights once, to check that they are finite and to know them again.
 
     Args:
         model: the live module, for its base and the names of what evolves.
         experts: folders by task.
-        fingerprints: also read all weights once, to check that they are finite and to know them again.
+        rank: keep at most this many singular directions of each matrix.
+        key: what errors call ``experts``.
 
     Raises:
         FileNotFoundError: if a model is missing.
@@ -119,18 +140,15 @@ def open_space(model: EvolvableModule, experts: Mapping[str, Path], *, fingerpri
     """
     for name, path in experts.items():
         if not path.exists():
-            raise FileNotFoundError(f"experts.{name}: there is no model at {path}; fit it first, or mend the path")
+            raise FileNotFoundError(f"{key}.{name}: there is no model at {path}; fit it first, or mend the path")
         model.check_compatible(model.base, path)
     base = model.read_weights(model.base)
     weights = [model.read_weights(path) for path in experts.values()]
-    space = ExpertSpace(base, weights, list(experts), names=model.evolved_parameters())
-    if fingerprints and is_first_process():
+    space = ExpertSpace(base, weights, list(experts), names=model.evolved_parameters(), rank=rank)
+    if is_first_process():
         size = sum(base[name].nbytes for name in space.names) * (1 + len(weights))
         with tqdm(total=size, desc="reading models", unit="B", unit_scale=True, leave=False) as bar:
-            models = [
-                ("base", base),
-                *((f"experts.{name}", w) for name, w in zip(experts, weights, strict=True)),
-            ]
+            models = [("base", base), *((f"{key}.{name}", w) for name, w in zip(experts, weights, strict=True))]
             space.identity = " ".join(space.fingerprint(w, label=label, progress=bar.update) for label, w in models)
     return space
 
@@ -146,7 +164,6 @@ def evolve(
     trainer_arguments: Mapping[str, Any],
     final_rule: str,
     cache: Path,
-    rank: int | None = None,
     resident: bool = False,
 ) -> list[dict[str, Any]]:
     """Evolve, score what came out on the test split, and write the run's folder (design, section 7).
@@ -161,7 +178,6 @@ def evolve(
         trainer_arguments: of the hosting Trainer.
         final_rule: which of the strategy's results becomes ``run/model``.
         cache: where singular bases are kept.
-        rank: keep at most this many singular directions of each matrix.
         resident: hold base, experts and singular bases on the device.
 
     Returns:
@@ -171,13 +187,13 @@ def evolve(
         "space": space,
         "seed": seed,
         "cache": cache,
-        "rank": rank,
         "resident": resident,
     }
     folder = run / "evolution" / "state"
     search = Evolution(strategy, folder=folder, history=run / "history.jsonl", title="evolve", **common)
     trainer, host, problems = host_trainer(model, data, "optimisation", search, trainer_arguments)
-    trainer.fit(host, datamodule=problems)
+    with clear_errors(trainer):
+        trainer.fit(host, datamodule=problems)
     results = strategy.result()
     if not results:
         raise SystemExit("interrupted before the experts were scored; continue with --ckpt_path last")
@@ -212,12 +228,13 @@ def score(
     """
     roster = Roster(models)
     history = folder / "history.jsonl"
-    callback = Evolution(roster, folder=folder, history=history, title="test", **common)
+    callback = Evolution(roster, folder=folder, history=history, title="test", patient=False, **common)
     trainer, host, problems = host_trainer(model, data, "test", callback, arguments)
-    trainer.fit(host, datamodule=problems)
+    with clear_errors(trainer):
+        trainer.fit(host, datamodule=problems)
     records = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
-    if not records:
-        raise SystemExit("interrupted before a model was scored on the test split; continue with --ckpt_path last")
+    if len(records) < len(models):
+        raise SystemExit(f"interrupted with {len(records)} of {len(models)} models scored on the test split")
     return [results_row(record["model"], record) for record in records]
 
 
@@ -239,9 +256,12 @@ def host_trainer(
     """
     callbacks = [*([callback] if callback else []), *(arguments.get("callbacks") or [])]
     arguments = {**arguments, **HOST_ARGUMENTS, "callbacks": callbacks}
-    trainer = L.Trainer(**arguments)
-    if trainer.world_size > 1:
-        trainer = L.Trainer(**arguments, strategy=EvaluationStrategy())
+    try:
+        trainer = L.Trainer(**arguments)
+        if trainer.world_size > 1:
+            trainer = L.Trainer(**arguments, strategy=EvaluationStrategy())
+    except MisconfigurationException as error:
+        raise SetupError(f"trainer: {error}") from error
     return trainer, EvolutionHost(model), EvaluationData(data, split)
 
 

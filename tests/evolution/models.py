@@ -82,6 +82,7 @@ def add_bases(space: ExpertSpace, folder: Path, *, rank: int | None = None) -> N
     """Compute the singular bases of every expert."""
     space.bases = []
     for k in range(len(space.experts)):
+        space.rank = rank
         bases = SingularBases(folder / str(k), space.matrices(), rank=rank)
         for name in bases.missing():
             bases.compute(name, space.task_vector(k, name))

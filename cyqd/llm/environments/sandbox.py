@@ -112,6 +112,7 @@ class Sandbox:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
         self._own = threading.local()
         self._workers: set[_Worker] = set()
+        self._available = False
 
     def __enter__(self) -> Sandbox:
         return self
@@ -163,16 +164,22 @@ class Sandbox:
 
     def _worker(self) -> _Worker:
         if not hasattr(self._own, "worker"):
-            self._own.worker = _Worker()
+            try:
+                self._own.worker = _Worker()
+            except (SandboxUnavailable, OSError) as error:
+                if not self._available:
+                    raise
+                raise _WorkerFailure(f"no new worker could be started: {error}") from error
+            self._available = True  # from now on, a failure to start one is a fault of the moment
             self._workers.add(self._own.worker)
         worker: _Worker = self._own.worker
         return worker
 
     def _discard(self) -> None:
-        worker: _Worker = self._own.worker
-        del self._own.worker
-        self._workers.discard(worker)
-        worker.kill()
+        worker: _Worker | None = self._own.__dict__.pop("worker", None)
+        if worker is not None:
+            self._workers.discard(worker)
+            worker.kill()
 
 
 class _Worker:

@@ -24,6 +24,8 @@ class Coding(SandboxTask):
     def check_spec(self, spec: Spec) -> None:
         """Check that there are tests."""
         require(spec, "problem", tests=list)
+        if not isinstance(spec.get("setup", ""), str):
+            raise ValueError(f"'setup' must be Python, as a text, got {spec['setup']!r:.60}")
         if not all(isinstance(test, str) for test in spec["tests"]):
             raise ValueError(f"'tests' must be a list of Python statements, got {spec['tests']!r:.60}")
 

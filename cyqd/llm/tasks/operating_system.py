@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from shlex import quote
 
 from cyqd.llm.environments import Job, Outcome
@@ -30,6 +31,11 @@ class OperatingSystem(SandboxTask):
         """Check that there are files, as texts, and exactly one kind of answer."""
         if not isinstance(files := spec.get("files"), dict) or not all(isinstance(t, str) for t in files.values()):
             raise ValueError(f"'files' must map paths to texts, got {files!r:.60}")
+        for path in map(PurePosixPath, files):
+            if path.is_absolute() or ".." in path.parts or not path.parts:
+                raise ValueError(f"'files' must have relative paths inside the problem's directory, got '{path}'")
+        if not isinstance(spec.get("setup", ""), str):
+            raise ValueError(f"'setup' must be a text, got {spec['setup']!r:.60}")
         if ("expected" in spec) == ("check" in spec):
             raise ValueError("exactly one of the keys 'expected' and 'check' is needed")
         answer = spec.get("expected", spec.get("check"))
