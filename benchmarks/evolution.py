@@ -107,9 +107,7 @@ def main() -> None:
         )
         with_callback = seconds_per_generation(callback, generations)
         bare = seconds_per_generation(None, generations)
-        seconds = [
-            json.loads(line)["seconds"] for line in (folder / "history.jsonl").read_text().splitlines()
-        ]
+        seconds = [json.loads(line)["seconds"] for line in (folder / "history.jsonl").read_text().splitlines()]
     print(f"bare Trainer epoch          {bare * 1e3:6.2f} ms")
     print(
         f"generation of an evolution  {with_callback * 1e3:6.2f} ms ({with_callback / bare:.1f} × bare), of which"

@@ -29,9 +29,7 @@ def milliseconds(run: Callable[[], object], repeats: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=200, help="jobs per figure")
     repeats = parser.parse_args().jobs
     python, bash = Job("pass"), Job(":", "bash")
@@ -48,9 +46,7 @@ def main() -> None:
                 future.result()
             together = (time.perf_counter() - start) * 1e3 / repeats
             print(f"{f'sandboxed {name} job':<40}{alone:8.2f} ms  ({alone / bare:.2f} of unconfined)")
-            print(
-                f"{f'sandboxed {name} job, all workers busy':<40}{together:8.2f} ms  ({together / bare:.2f})"
-            )
+            print(f"{f'sandboxed {name} job, all workers busy':<40}{together:8.2f} ms  ({together / bare:.2f})")
 
 
 if __name__ == "__main__":
