@@ -129,7 +129,9 @@ def test_the_same_model_twice_is_refused(refuse: Callable[..., str], toy_config:
 def test_a_missing_device_is_one_message(refuse: Callable[..., str], toy_config: Config, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("needs a machine without a CUDA device")
-    assert "gpu backend" in refuse("evolve", "--config", toy_config(tmp_path / "run"), "--trainer.accelerator", "gpu")
+    assert "gpu backend" in refuse(
+        "evolve", "--config", toy_config(tmp_path / "run"), "--trainer.accelerator", "gpu"
+    )
 
 
 def test_what_only_the_set_up_finds_is_one_message_too(

@@ -229,7 +229,7 @@ print(dict(os.environ), open('/proc/self/environ').read())
 env
 set
 cat /proc/*/environ /proc/*/cmdline /proc/keys 2>&1
-ls -laR /root /home /work /mnt /var /run 2>&1
+ls -laR /root /home /srv /mnt /var /run 2>&1
 grep -rs SECRET /etc /box /root/* --include='*secret*'
 false
 """,

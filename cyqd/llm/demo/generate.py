@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from cyqd.llm.demo.coding import CodingGrammar
 from cyqd.llm.demo.database import DatabaseGrammar
 from cyqd.llm.demo.grammar import Grammar, Sentence
@@ -44,7 +46,7 @@ def generate(out: Path, *, seed: int = 0) -> None:
     easy: dict[str, list[Sentence]] = {}
     pool: dict[str, list[Sentence]] = {}
     experts: dict[str, list[Dialogue]] = {}
-    for grammar in GRAMMARS:
+    for grammar in tqdm(GRAMMARS, desc="demo data", unit="task"):
         rng = random.Random(f"{seed}:{grammar.name}")
         sentences = list(grammar.sentences())
         rng.shuffle(sentences)
