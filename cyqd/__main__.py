@@ -67,7 +67,7 @@ def evolve_parser() -> Parser:
     parser.add_argument(
         "--ckpt_path",
         type=str,
-        help="continue the run in this folder; 'last' continues the one in `run`, if any",
+        help="continue the run in this folder; 'last' continues the one in `run`, if any; `test` starts afresh",
     )
     parser.add_argument(
         "--final_rule", type=str, help="which result becomes `run`/model; the strategy's first by default"
@@ -232,6 +232,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         parser.error(str(error))
     except SetupError as error:
+        if os.environ.get("CYQD_DEBUG"):
+            raise
         parser.error(str(error))
     except KeyboardInterrupt:
         sys.exit("interrupted")

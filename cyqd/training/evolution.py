@@ -32,7 +32,7 @@ class Evolution(L.Callback):
     Args:
         strategy: the search.
         space: the base and the experts.
-        folder: where state and genomes lie; ``folder.parent / history`` takes the history.
+        folder: where state and genomes lie; a state in it is continued.
         history: JSON Lines file, one line per evaluation.
         seed: seed of the search.
         cache: where singular bases are kept, for all runs that share experts.

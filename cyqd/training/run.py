@@ -183,12 +183,7 @@ def evolve(
     Returns:
         The rows of the results table.
     """
-    common: dict[str, Any] = {
-        "space": space,
-        "seed": seed,
-        "cache": cache,
-        "resident": resident,
-    }
+    common: dict[str, Any] = {"space": space, "seed": seed, "cache": cache, "resident": resident}
     folder = run / "evolution" / "state"
     search = Evolution(strategy, folder=folder, history=run / "history.jsonl", title="evolve", **common)
     trainer, host, problems = host_trainer(model, data, "optimisation", search, trainer_arguments)
