@@ -20,9 +20,11 @@ ALLOWED: dict[str, set[str]] = {
     "evolution": set(),
     "report": {"evolution", "wandb"},
     "training": {"evolution", "report", "lightning"},
-    "llm": {"evolution", "training", "lightning"},
-    "sam": {"evolution", "training", "lightning"},
-    "__main__": {"evolution", "training", "report", "lightning"},
+    "llm": {"commands", "evolution", "training", "lightning"},
+    "sam": {"commands", "evolution", "training", "lightning"},
+    "commands": {"evolution", "training", "report", "datasets", "lightning"},
+    "datasets": {"evolution"},
+    "__main__": {"commands", "training", "lightning"},
     "__init__": set(),
 }
 RESERVED = {"lightning", "pytorch_lightning", "wandb"}

@@ -75,6 +75,7 @@ def test_a_missing_config_is_named(refuse: Callable[..., str]) -> None:
 def test_a_missing_base_is_named(refuse: Callable[..., str], toy_config: Config, tmp_path: Path) -> None:
     message = refuse("evolve", "--config", toy_config(tmp_path / "run"), "--model.init_args.base", tmp_path / "no")
     assert str(tmp_path / "no") in message
+    assert len(message.splitlines()) == 2, "the cause and where to find help, nothing else"
 
 
 def test_experts_must_match_the_tasks(refuse: Callable[..., str], toy_config: Config, tmp_path: Path) -> None:

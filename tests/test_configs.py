@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 
-from cyqd.__main__ import COMMANDS
+from cyqd.commands import available
 from tests.conftest import ROOT
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -18,6 +19,6 @@ def test_config_parses_and_says_how_to_run_it(path: Path) -> None:
     header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     command = re.search(rf"python -m cyqd (\w+) --config {path.relative_to(ROOT)}", header)
     assert command, "the header does not name the command that runs this file"
-    make_parser, _ = COMMANDS[command[1]]
-    config = make_parser().parse_args(["--config", str(path)])
+    module, _ = available()[command[1]]
+    config = importlib.import_module(module).parser().parse_args(["--config", str(path)])
     assert config.model.class_path.startswith("cyqd.")

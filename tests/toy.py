@@ -37,9 +37,12 @@ class ToyModule(EvolvableModule):
         return dict(self.net.named_parameters())
 
     def validation_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        inputs, targets = batch
+        numbers, inputs, targets = batch
         error = (self.net(inputs) - targets).square().mean(dim=1)
-        self.metrics[dataloader_idx].update(torch.exp(-error))
+        for number, score in zip(numbers.tolist(), torch.exp(-error).tolist(), strict=True):
+            side = "odd" if number % 2 else "even"
+            measures = {side: score} if dataloader_idx == 0 else {}
+            self.record(dataloader_idx, f"task{dataloader_idx}/{number}", score, measures)
 
     def read_weights(self, path: Path) -> Mapping[str, Tensor]:
         with safe_open(path / FILE, framework="pt") as file:
@@ -66,6 +69,8 @@ class ToyData(L.LightningDataModule):
     def __init__(self, sizes: list[int], *, batch_size: int = 4) -> None:
         super().__init__()
         self.tasks = [SimpleNamespace(name=f"task{k}") for k in range(len(sizes))]
+        self.tasks[0].measures = ("odd", "even")
+        self.tasks[0].derived = lambda means: {"difference": abs(means["odd"] - means["even"])}
         self.sizes = sizes
         self.batch_size = batch_size
 
@@ -75,7 +80,7 @@ class ToyData(L.LightningDataModule):
             inputs = torch.randn(size, WIDTH, generator=torch.Generator().manual_seed(seed + task))
             targets = inputs @ torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(100 + task)) / 3
             sampler = ShardedBatchSampler(size, batch_size=self.batch_size, offset=task)
-            loaders.append(DataLoader(TensorDataset(inputs, targets), batch_sampler=sampler))
+            loaders.append(DataLoader(TensorDataset(torch.arange(size), inputs, targets), batch_sampler=sampler))
         return loaders
 
     def val_dataloader(self) -> list[DataLoader]:

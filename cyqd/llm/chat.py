@@ -85,10 +85,56 @@ def learned(message: dict[str, Any]) -> bool:
     return bool(message["role"] == "assistant" and message.get("weight", 1) == 1)
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]], *, prompt: bool) -> str:
-    """Return a conversation as the model sees it; with ``prompt``, up to where the assistant begins to write."""
+TEMPLATES: dict[str, str] = {
+    # Magicoder's, which the paper's reference code scores the coding task with.
+    "magicoder": (
+        "{{ bos_token }}You are an exceptionally intelligent coding assistant that consistently delivers accurate "
+        "and reliable responses to user instructions."
+        "{% for message in messages %}"
+        "{{ '\n\n@@ Instruction\n' if message.role == 'user' else '\n\n@@ Response\n' }}{{ message.content }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '\n\n@@ Response\n' }}{% endif %}"
+    ),
+}
+"""Chat templates (Jinja) that replace a tokenizer's own, by name."""
+
+
+def chat_template(name: str | None) -> str | None:
+    """Return a chat template by its name in :data:`TEMPLATES` or its file; None stands for the tokenizer's own.
+
+    Raises:
+        FileNotFoundError: if it is neither.
+    """
+    if name is None or name in TEMPLATES:
+        return name and TEMPLATES[name]
+    if not Path(name).is_file():
+        raise FileNotFoundError(
+            f"template: expected a file with a Jinja template, or one of {', '.join(TEMPLATES)}; got {name}"
+        )
+    return Path(name).read_text(encoding="utf-8")
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[dict[str, Any]],
+    *,
+    prompt: bool,
+    template: str | None = None,
+) -> str:
+    """Return a conversation as the model sees it.
+
+    Args:
+        tokenizer: for its chat template.
+        messages: the conversation.
+        prompt: end where the assistant begins to write, behind a last message of its own if there is one.
+        template: chat template in place of the tokenizer's.
+    """
     plain = [{"role": m["role"], "content": m["content"]} for m in messages]
-    return str(tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=prompt))
+    begun = plain.pop()["content"] if prompt and plain and plain[-1]["role"] == "assistant" else ""
+    text = tokenizer.apply_chat_template(
+        plain, tokenize=False, add_generation_prompt=prompt, chat_template=template
+    )
+    return str(text) + begun
 
 
 def learned_spans(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> tuple[str, list[slice]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from cyqd.llm.chat import IGNORED, Conversation, Example, read_conversations, tokenise
+from cyqd.llm.scripted import Check, check_task
 from cyqd.llm.tasks.base import Split, Task
 from cyqd.llm.tasks.problems import Problem
 from cyqd.training import ShardedBatchSampler
@@ -256,8 +257,18 @@ class LLMData(L.LightningDataModule):
         """Return one loader per task over its test half."""
         return self._loaders("test")
 
+    def splits(self) -> dict[str, dict[str, list[str]]]:
+        """Return the ids of the problems of both halves, by task."""
+        halves: tuple[Split, ...] = ("optimisation", "test")
+        return {task.name: {half: [p.id for p in task.problems(half)] for half in halves} for task in self.tasks}
+
+    def check_tasks(self, progress: Callable[[], object]) -> Iterator[Check]:
+        """Play gold, empty and wrong replies through every task; see :func:`cyqd.llm.scripted.check_task`."""
+        for task in self.tasks:
+            yield from check_task(task, progress=progress)
+
     def _loaders(self, split: Split) -> list[ProblemLoader]:
         return [
-            ProblemLoader(task, split, batch_size=self.eval_batch_size, offset=offset)
+            ProblemLoader(task, split, batch_size=max(1, self.eval_batch_size // task.samples), offset=offset)
             for offset, task in enumerate(self.tasks)
         ]

@@ -5,32 +5,43 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cyqd.llm.tasks.base import Task, Turn
 from cyqd.llm.tasks.problems import Message, Problem
 
-Reply = Callable[[list[list[Message]]], list[str | None]]
-"""Continues conversations; None where one has grown too long for the model."""
+Reply = Callable[[Task, "Sequence[Dialogue]"], "list[str | None]"]
+"""Writes the next reply of some dialogues; None where one has grown too long for the model."""
 
 TOO_LONG = "the conversation no longer fits into the model's context"
 
 
 @dataclass
 class Dialogue:
-    """One problem's conversation so far.
+    """One conversation about a problem so far.
 
     Attributes:
         problem: what it is about.
+        sample: which of the problem's dialogues it is, from 0.
         messages: all messages, the problem's first ones included.
-        replies: the model's replies.
+        replies: the model's replies; the first one with the prefix that the problem gives it, if any.
         turn: the environment's answer to the last of them, once it is there.
+        retried: why an environment had to be replaced, where one had.
     """
 
     problem: Problem
+    sample: int
     messages: list[Message]
     replies: list[str] = field(default_factory=list)
     turn: Future[Turn] | None = None
+    retried: str | None = None
+
+    def say(self, text: str) -> None:
+        """Add the model's newest reply."""
+        if self.messages[-1]["role"] == "assistant":  # the beginning of a reply, which the model continued
+            text = self.messages.pop()["content"] + text
+        self.messages.append({"role": "assistant", "content": text})
+        self.replies.append(text)
 
 
 @dataclass
@@ -39,18 +50,27 @@ class Batch:
 
     Attributes:
         task: judges them.
-        finish: is told a problem and its last turn.
+        finish: is told a problem and its result.
         open: the dialogues that wait for the environment.
+        ended: the last turns of dialogues that are over, by problem.
     """
 
     task: Task
     finish: Callable[[Problem, Turn], None]
     open: list[Dialogue]
+    ended: dict[str, list[Turn]] = field(default_factory=dict)
 
     @property
     def answered(self) -> bool:
         """Whether the environment has answered all open dialogues."""
         return all(dialogue.turn is not None and dialogue.turn.done() for dialogue in self.open)
+
+    def end(self, dialogue: Dialogue, turn: Turn) -> None:
+        """Note a dialogue's last turn; finish the problem with the last of its dialogues."""
+        turns = self.ended.setdefault(dialogue.problem.id, [])
+        turns.append(replace(turn, retried=turn.retried or dialogue.retried))
+        if len(turns) == self.task.samples:
+            self.finish(dialogue.problem, self.task.combine(turns))
 
 
 class Dialogues:
@@ -71,7 +91,8 @@ class Dialogues:
 
     def add(self, task: Task, problems: Sequence[Problem], finish: Callable[[Problem, Turn], None]) -> None:
         """Begin dialogues about some problems, then continue those whose environments have answered."""
-        batch = Batch(task, finish, [Dialogue(problem, list(problem.messages)) for problem in problems])
+        dialogues = [Dialogue(p, sample, list(p.messages)) for p in problems for sample in range(task.samples)]
+        batch = Batch(task, finish, dialogues)
         self.batches.append(batch)
         self._write(batch)
         for batch in [batch for batch in self.batches if batch.answered]:
@@ -93,8 +114,9 @@ class Dialogues:
         for dialogue in batch.open:
             assert dialogue.turn is not None
             turn = dialogue.turn.result()
+            dialogue.retried = turn.retried or dialogue.retried
             if turn.done or len(dialogue.replies) >= batch.task.max_turns:
-                batch.finish(dialogue.problem, turn)
+                batch.end(dialogue, turn)
             else:
                 dialogue.messages.append({"role": "user", "content": turn.observation})
                 still_open.append(dialogue)
@@ -105,15 +127,14 @@ class Dialogues:
         """Let the model reply to a batch's open dialogues, and submit the replies; forget a batch with none."""
         if batch.open:
             start = time.perf_counter()
-            replies = self.reply([dialogue.messages for dialogue in batch.open])
+            replies = self.reply(batch.task, batch.open)
             self._spend("generate", start)
             written = []
             for dialogue, reply in zip(batch.open, replies, strict=True):
                 if reply is None:
-                    batch.finish(dialogue.problem, Turn(done=True, fault=TOO_LONG))
+                    batch.end(dialogue, Turn(done=True, fault=TOO_LONG))
                     continue
-                dialogue.messages.append({"role": "assistant", "content": reply})
-                dialogue.replies.append(reply)
+                dialogue.say(reply)
                 dialogue.turn = batch.task.submit(dialogue.problem, list(dialogue.replies))
                 written.append(dialogue)
             batch.open = written

@@ -1,4 +1,4 @@
-"""Greedy decoding of many prompts at once, in place on the live model."""
+"""Decoding of many prompts at once, in place on the live model."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def generate(
     max_new_tokens: int,
     eos_ids: set[int],
     pad_id: int,
+    temperature: float = 0.0,
+    seeds: Sequence[int] = (),
 ) -> list[list[int]]:
-    """Continue every prompt by the likeliest tokens, until an end token or the limit.
+    """Continue every prompt until an end token or the limit.
 
     Prompts of very different lengths are decoded in separate buckets, and what a bucket's prompts all begin with,
     such as a system message, is computed once for all of them.
@@ -35,6 +37,9 @@ def generate(
         max_new_tokens: at most this many new tokens a prompt.
         eos_ids: tokens that end a reply; they are part of the result.
         pad_id: fills the left of shorter prompts; masked, so any valid token will do.
+        temperature: of the distribution that tokens are drawn from; 0 takes the likeliest.
+        seeds: of each prompt's draws, where the temperature is not 0; whatever else is in the batch, a prompt's
+            draws are the same.
 
     Returns:
         The new tokens of each prompt.
@@ -42,7 +47,16 @@ def generate(
     replies: list[list[int]] = [[] for _ in prompts]
     for bucket in _buckets([len(prompt) for prompt in prompts]):
         chosen = [prompts[i] for i in bucket]
-        new = _decode(model, chosen, max_new_tokens=max_new_tokens, eos_ids=eos_ids, pad_id=pad_id)
+        draws = _uniforms([seeds[i] for i in bucket], max_new_tokens) if temperature else None
+        new = _decode(
+            model,
+            chosen,
+            max_new_tokens=max_new_tokens,
+            eos_ids=eos_ids,
+            pad_id=pad_id,
+            temperature=temperature,
+            draws=draws,
+        )
         for i, reply in zip(bucket, new, strict=True):
             replies[i] = reply
     return replies
@@ -67,6 +81,8 @@ def _decode(
     max_new_tokens: int,
     eos_ids: set[int],
     pad_id: int,
+    temperature: float,
+    draws: Tensor | None,
 ) -> list[list[int]]:
     device = model.device
     cache = DynamicCache(config=model.config)
@@ -100,7 +116,10 @@ def _decode(
             use_cache=True,
             logits_to_keep=1,
         ).logits
-        token = logits[:, -1].argmax(dim=-1)
+        if draws is None:
+            token = logits[:, -1].argmax(dim=-1)
+        else:
+            token = _draw(logits[:, -1], temperature, draws[rows.cpu(), step])
         new[rows, step] = token  # what a finished row goes on to write is cut off below
         running &= torch.isin(token, ends, invert=True)
         left = int(running.sum())
@@ -113,6 +132,19 @@ def _decode(
             running = running[kept]
         ids, positions = token[:, None], positions[:, -1:] + 1
     return [_until_end(tokens, eos_ids) for tokens in new.tolist()]
+
+
+def _uniforms(seeds: Sequence[int], count: int) -> Tensor:
+    """Return numbers uniform on [0, 1), ``count`` from each seed: float64 [seeds, count]."""
+    generators = (torch.Generator().manual_seed(seed) for seed in seeds)
+    return torch.stack([torch.rand(count, generator=g, dtype=torch.float64) for g in generators])
+
+
+def _draw(logits: Tensor, temperature: float, uniforms: Tensor) -> Tensor:
+    """Return a token of each row of logits [rows, vocabulary], by inverting the distribution function."""
+    cumulative = (logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
+    targets = uniforms.to(logits.device)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, targets, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
 
 
 def _shared_prefix(prompts: Sequence[Sequence[int]]) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -21,11 +23,11 @@ from transformers import PreTrainedModel
 from cyqd.llm import weights
 from cyqd.llm.chat import IGNORED, render
 from cyqd.llm.data import ProblemBatch
-from cyqd.llm.dialogue import Dialogues
+from cyqd.llm.dialogue import Dialogue, Dialogues
 from cyqd.llm.generation import generate
 from cyqd.llm.lora import LoRA, add_adapters, merged, save_adapter
 from cyqd.llm.tasks.base import Task, Turn
-from cyqd.llm.tasks.problems import Message, Problem
+from cyqd.llm.tasks.problems import Problem
 from cyqd.training import EvolvableModule
 
 
@@ -159,10 +161,10 @@ class LLMModule(EvolvableModule):
 
     # Evaluation
 
-    def reply(self, conversations: list[list[Message]]) -> list[str | None]:
-        """Write the next message of some conversations, all in one batch; None where there is no room for it."""
+    def reply(self, task: Task, dialogues: Sequence[Dialogue]) -> list[str | None]:
+        """Write the next message of some dialogues, all in one batch; None where there is no room for it."""
         prompts = self.tokenizer(
-            [render(self.tokenizer, messages, prompt=True) for messages in conversations],
+            [render(self.tokenizer, d.messages, prompt=True, template=task.template) for d in dialogues],
             add_special_tokens=False,
             return_attention_mask=False,
         )["input_ids"]
@@ -177,6 +179,8 @@ class LLMModule(EvolvableModule):
                     max_new_tokens=self.max_new_tokens,
                     eos_ids=self.eos_ids,
                     pad_id=min(self.eos_ids),
+                    temperature=task.temperature,
+                    seeds=[_draw_seed(dialogues[i]) for i in fits],
                 )
             for i, text in zip(fits, self.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
                 replies[i] = text
@@ -184,8 +188,7 @@ class LLMModule(EvolvableModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget earlier scores."""
-        for metric in self.metrics:
-            metric.reset()  # type: ignore[operator]
+        self.reset_scores()
 
     def validation_step(self, batch: ProblemBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Begin the dialogues of a batch of problems; scores arrive in ``metrics`` as dialogues end."""
@@ -199,15 +202,20 @@ class LLMModule(EvolvableModule):
             tasks = self.trainer.datamodule.tasks  # type: ignore[attr-defined]
             for task, metric in zip(tasks, self.metrics, strict=True):
                 self.log(f"{split}/{task.name}", float(metric.compute()), prog_bar=True)  # type: ignore[operator]
+            for name, means in self.measures().items():
+                self.log_dict({f"{split}/{name}/{measure}": mean for measure, mean in means.items()})
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
     def _finish(self, task: Task, dataloader_idx: int, problem: Problem, turn: Turn) -> None:
-        self.metrics[dataloader_idx].update(torch.tensor([turn.score], dtype=torch.float64))  # type: ignore[operator]
+        problem_name = f"{task.name}/{problem.id}"
+        self.record(dataloader_idx, problem_name, turn.score, turn.measures)
         if turn.fault is not None:
-            self.faults[f"{task.name}/{problem.id}"] = turn.fault
+            self.faults[problem_name] = turn.fault
+        if turn.retried is not None:
+            self.retries[problem_name] = turn.retried
 
     # The seam to the engine
 
@@ -277,6 +285,12 @@ class LLMModule(EvolvableModule):
             return self.model.state_dict()
         state = self.trainer.strategy.lightning_module_state_dict()
         return {name.removeprefix("model."): t for name, t in state.items() if name.startswith("model.")}
+
+
+def _draw_seed(dialogue: Dialogue) -> int:
+    """Return the seed of a reply's draws: a function of the run's seed and of what is replied to."""
+    key = (torch.initial_seed(), dialogue.problem.id, dialogue.sample, len(dialogue.replies))
+    return int.from_bytes(hashlib.sha256(json.dumps(key).encode()).digest()[:8], "big") >> 1
 
 
 def warmup_cosine(step: int, *, steps: int, warmup_ratio: float, min_lr_ratio: float) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch.distributed as dist
@@ -20,6 +20,8 @@ from cyqd.evolution import Candidate, ExpertSpace, GenomeStore, Strategy, materi
 from cyqd.evolution.spectrum import SingularBases
 from cyqd.evolution.storage import atomic_path, load_json, save_json
 from cyqd.training.host import EvolutionHost
+
+Value = TypeVar("Value")
 
 
 class Evolution(L.Callback):
@@ -39,6 +41,7 @@ class Evolution(L.Callback):
         resident: hold base, experts and singular bases on the device.
         title: what the progress bar says.
         patient: let the first Ctrl-C end the run after the current evaluation.
+        by_problem: keep every problem's score in the history.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Evolution(L.Callback):
         resident: bool = False,
         title: str = "evolve",
         patient: bool = True,
+        by_problem: bool = False,
     ) -> None:
         self.strategy = strategy
         self.space = space
@@ -64,6 +68,7 @@ class Evolution(L.Callback):
         self.resident = resident
         self.title = title
         self.patient = patient
+        self.by_problem = by_problem
         self.interrupted = False
         self.candidate: Candidate
         self.seconds: dict[str, float] = {}
@@ -94,8 +99,7 @@ class Evolution(L.Callback):
         """Breed a child and write it into the live module."""
         assert isinstance(pl_module, EvolutionHost)
         self.seconds = {}
-        for metric in pl_module.domain.metrics:
-            metric.reset()  # type: ignore[operator]
+        pl_module.domain.reset_scores()
         with self._clock("breed"):
             self.candidate = self.strategy.ask()
         with self._clock("materialise"):
@@ -108,7 +112,12 @@ class Evolution(L.Callback):
         domain = pl_module.domain
         scores = {task: metric.score() for task, metric in zip(self.tasks, domain.metrics, strict=True)}  # type: ignore[operator]
         self.seconds["evaluate"] = time.perf_counter() - self._evaluation_start
-        faults = _gather(domain.faults)
+        details = {
+            "measures": domain.measures(),
+            "faults": _gather(domain.faults),
+            "retries": _gather(domain.retries),
+            "outcomes": _gather(domain.outcomes) if self.by_problem else {},
+        }
         with self._clock("tell"):
             report = self.strategy.tell(self.candidate, tuple(score.mean for score in scores.values()))
         record = {
@@ -118,11 +127,9 @@ class Evolution(L.Callback):
             "intervals": {task: [score.low, score.high] for task, score in scores.items()},
             "n": {task: score.n for task, score in scores.items()},
             **report,
-            **({"faults": faults} if faults else {}),
+            **{key: value for key, value in details.items() if value},
             "seconds": {**self.seconds, **domain.timings},
         }
-        domain.timings.clear()
-        domain.faults.clear()
         if trainer.is_global_zero:
             self._save(record)
         trainer.strategy.barrier("evolution saved")
@@ -200,10 +207,10 @@ class Evolution(L.Callback):
             signal.signal(signal.SIGINT, handler)
 
 
-def _gather(faults: dict[str, str]) -> dict[str, str]:
-    """Merge the faults of all processes."""
-    if not dist.is_initialized():
-        return dict(faults)
-    gathered: list[dict[str, str]] = [{}] * dist.get_world_size()
-    dist.all_gather_object(gathered, faults)
-    return {problem: reason for part in gathered for problem, reason in sorted(part.items())}
+def _gather(notes: dict[str, Value]) -> dict[str, Value]:
+    """Merge what all processes noted about their problems."""
+    gathered: list[dict[str, Value]] = [notes]
+    if dist.is_initialized():
+        gathered = [{}] * dist.get_world_size()
+        dist.all_gather_object(gathered, notes)
+    return dict(sorted(item for part in gathered for item in part.items()))

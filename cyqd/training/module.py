@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor, nn
 
 from cyqd.training.metrics import MeanScore
@@ -17,12 +19,15 @@ class EvolvableModule(L.LightningModule, ABC):
 
     A domain subclasses it and pairs it with a LightningDataModule that has
 
-    - ``tasks``: a sequence whose items have a ``name``, one per task, and
+    - ``tasks``: a sequence whose items have a ``name``, one per task, and may have ``measures``, names of what is
+      reported beside the score, and ``derived(means)``, which returns what follows from the means of those;
     - ``val_dataloader()`` and ``test_dataloader()``: a list of one loader per task, in that order, sharded by
-      :class:`cyqd.training.ShardedBatchSampler`.
+      :class:`cyqd.training.ShardedBatchSampler`;
+    - optionally ``splits()``, which returns the ids of each task's problems: task → "optimisation" or "test" → ids.
 
     ``validation_step(batch, batch_idx, dataloader_idx)`` feeds the scores of a batch's problems to
-    ``self.metrics[dataloader_idx]``. Nothing else is asked of a domain.
+    ``self.metrics[dataloader_idx]``, or a problem's score with its name to :meth:`record`. Nothing else is asked of
+    a domain.
     """
 
     evolved_prefix: str = ""
@@ -37,13 +42,49 @@ class EvolvableModule(L.LightningModule, ABC):
         super().__init__()
         self.timings: dict[str, float] = {}
         """Seconds per part of an evaluation, by name; the engine reads and clears them every generation."""
+        self.outcomes: dict[str, float] = {}
+        """Score by problem, as "task/id", of this process's problems since :meth:`reset_scores`."""
         self.faults: dict[str, str] = {}
-        """What broke in evaluating a problem, by problem; the engine reads and clears them every generation."""
+        """What broke in evaluating a problem, likewise; the problem scored 0."""
+        self.retries: dict[str, str] = {}
+        """What broke in evaluating a problem and went well on a fresh environment, likewise."""
 
     def setup(self, stage: str) -> None:
-        """Create one metric per task of the attached data module."""
-        tasks = getattr(self.trainer.datamodule, "tasks", ())  # type: ignore[attr-defined]
-        self.metrics = nn.ModuleList(MeanScore() for _ in tasks)
+        """Create one metric per task of the attached data module, and one per measure."""
+        self._tasks: Sequence[Any] = getattr(self.trainer.datamodule, "tasks", ())  # type: ignore[attr-defined]
+        self.metrics = nn.ModuleList(MeanScore() for _ in self._tasks)
+        self._measured = [{name: MeanScore() for name in getattr(task, "measures", ())} for task in self._tasks]
+        self._on_device = nn.ModuleList(metric for metrics in self._measured for metric in metrics.values())
+
+    def reset_scores(self) -> None:
+        """Forget all scores, before models are evaluated anew."""
+        for metric in [*self.metrics, *self._on_device]:
+            metric.reset()
+        for notes in self.timings, self.outcomes, self.faults, self.retries:
+            notes.clear()
+
+    def record(self, task: int, problem: str, score: float, measures: Mapping[str, float] | None = None) -> None:
+        """Add a problem's score.
+
+        Args:
+            task: its index.
+            problem: its name in the results, "task/id".
+            score: in [0, 1].
+            measures: those of the task's measures that the problem has, each in [0, 1].
+        """
+        self.metrics[task].update(torch.tensor(score, dtype=torch.float64))  # type: ignore[operator]
+        self.outcomes[problem] = score
+        for name, value in (measures or {}).items():
+            self._measured[task][name].update(torch.tensor(value, dtype=torch.float64))
+
+    def measures(self) -> dict[str, dict[str, float]]:
+        """Return the means of all measures over all processes, by task; to be called on every process."""
+        found = {}
+        for task, metrics in zip(self._tasks, self._measured, strict=True):
+            if metrics:
+                means = {name: metric.score().mean for name, metric in metrics.items()}
+                found[task.name] = {**means, **task.derived(means)}
+        return found
 
     def evolved_parameters(self) -> dict[str, nn.Parameter]:
         """Return the live parameters that evolve, by the names that :meth:`read_weights` uses."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -198,9 +198,11 @@ def evolve(
     models |= {"task-vector average": space.mean()}
     models |= {f"{name} {rule}": genome for rule, genome in results.items() if rule not in models}
     folder = run / "evolution" / f"test-{strategy.evaluated:06d}"
-    rows = score(model, data, models, folder=folder, arguments={**trainer_arguments, "logger": False}, **common)
+    records = score(model, data, models, folder=folder, arguments={**trainer_arguments, "logger": False}, **common)
+    rows = [results_row(record["model"], record) for record in records]
     if is_first_process():
-        write_results(run, rows, {"evaluations": strategy.evaluated, "budget": strategy.budget, "seed": seed})
+        about = {"evaluations": strategy.evaluated, "budget": strategy.budget, "seed": seed}
+        write_results(run, rows, {**about, "evolution": troubles(read_history(run / "history.jsonl"))})
         materialise(results[final_rule], model.evolved_parameters())
         text = f"Merged by {name} (rule `{final_rule}`, {strategy.evaluated} evaluations) from {model.base}."
         model.save_model(run / "model", model_card(str(model.base), text, rows))
@@ -214,23 +216,63 @@ def score(
     *,
     folder: Path,
     arguments: Mapping[str, Any],
+    split: Literal["optimisation", "test"] = "test",
     **common: Any,
 ) -> list[dict[str, Any]]:
-    """Score models on the test split; continues where a killed process stopped, if the models are the same.
+    """Score models on a split; continues where a killed process stopped, if the models are the same.
 
     Returns:
-        The rows of the results table.
+        One line of a history per model; its ``outcomes`` are the scores by problem.
     """
     roster = Roster(models)
     history = folder / "history.jsonl"
-    callback = Evolution(roster, folder=folder, history=history, title="test", patient=False, **common)
-    trainer, host, problems = host_trainer(model, data, "test", callback, arguments)
+    callback = Evolution(
+        roster, folder=folder, history=history, title=split, patient=False, by_problem=True, **common
+    )
+    trainer, host, problems = host_trainer(model, data, split, callback, arguments)
     with clear_errors(trainer):
         trainer.fit(host, datamodule=problems)
-    records = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+    records = read_history(history)
     if len(records) < len(models):
-        raise SystemExit(f"interrupted with {len(records)} of {len(models)} models scored on the test split")
-    return [results_row(record["model"], record) for record in records]
+        raise SystemExit(f"interrupted with {len(records)} of {len(models)} models scored on the {split} split")
+    return records
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a history."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def troubles(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Count what broke in evaluations, by problem.
+
+    Args:
+        records: lines of a history.
+
+    Returns:
+        "faults" (the problem scored 0) and "retries" (it went well on a fresh environment): by problem, how many
+        ``times``, and the ``last`` reason.
+    """
+    found: dict[str, dict[str, Any]] = {"faults": {}, "retries": {}}
+    for record in records:
+        for kind, problems in found.items():
+            for problem, reason in record.get(kind, {}).items():
+                problems[problem] = {"times": problems.get(problem, {"times": 0})["times"] + 1, "last": reason}
+    return found
+
+
+def unsolved(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the ids of the problems that no model solved at all, by task.
+
+    Args:
+        records: lines of a history with ``outcomes``, one per model, all on the same problems.
+    """
+    found: dict[str, list[str]] = {task: [] for task in records[0]["scores"]}
+    for problem in records[0]["outcomes"]:
+        if not any(record["outcomes"][problem] for record in records):
+            task, _, name = problem.partition("/")
+            found[task].append(name)
+    return found
 
 
 def host_trainer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -78,8 +79,12 @@ def test_experts_are_folders_that_transformers_loads(demo: Path) -> None:
 
 def test_a_run_leaves_everything_behind(run: Path) -> None:
     assert {path.name for path in run.iterdir()} >= {
-        "config.yaml", "evolution", "history.jsonl", "results.json", "results.md", "model",
+        "config.yaml", "evolution", "history.jsonl", "results.json", "results.md", "model", "splits.json",
     }  # fmt: skip
+    splits = json.loads((run / "splits.json").read_text())
+    assert list(splits) == list(TASKS)
+    assert all([len(halves["optimisation"]), len(halves["test"])] == [10, 7] for halves in splits.values())
+    assert json.loads((run / "results.json").read_text())["evolution"] == {"faults": {}, "retries": {}}
     records = history(run)
     assert [record["evaluation"] for record in records] == list(range(7))
     assert all(record["n"] == dict.fromkeys(TASKS, 10) for record in records)
@@ -107,6 +112,36 @@ def test_two_processes_give_the_same_run(
     other = tmp_path / "evolve"
     cyqd("evolve", "--config", demo / "configs" / "evolve.yaml", "--run", other, "--trainer.devices", 2)
     assert_same_run(run, other)
+
+
+def test_problems_that_no_model_solves_are_listed_and_left_out(
+    demo: Path, tmp_path: Path, cyqd: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    config, out = demo / "configs" / "evolve.yaml", tmp_path / "out"
+    experts = [demo / task for task in TASKS]
+    cyqd("test", "--config", config, "--out", out, "--split", "optimisation", "--models", *experts)
+    unsolved = json.loads((out / "unsolved.json").read_text())
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    for task in TASKS:
+        best = max(row["tasks"][task]["mean"] for row in rows)
+        assert best <= 1 - len(unsolved[task]) / 10
+        assert (best == 0) == (len(unsolved[task]) == 10)
+    outcomes = [record["outcomes"] for record in history(out / "scores")]
+    assert all(len(scores) == 30 for scores in outcomes)
+    listed = {f"{task}/{problem}" for task, problems in unsolved.items() for problem in problems}
+    assert listed == {problem for problem in outcomes[0] if not any(scores[problem] for scores in outcomes)}
+
+
+def test_a_run_is_not_continued_on_other_problems(
+    run: Path, demo: Path, tmp_path: Path, refuse: Callable[..., str]
+) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "evolve"))
+    splits = json.loads((other / "splits.json").read_text())
+    splits["os"]["test"].pop()
+    (other / "splits.json").write_text(json.dumps(splits))
+    message = refuse("evolve", "--config", demo / "configs" / "evolve.yaml", "--run", other, "--ckpt_path", "last")
+    assert "the test half of task os has other problems" in message
+    assert "(7 now, 6 then)" in message
 
 
 def test_an_expert_of_another_tokenizer_is_refused(demo: Path, tmp_path: Path, refuse: Callable[..., str]) -> None:

@@ -1,16 +1,19 @@
 """Dialogues with a toy environment: the model has to name a number, and is told whether it is too low or high."""
 
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from threading import Event
 
 import lightning as L
 import pytest
 
 from cyqd.llm import LLMData, LLMModule
-from cyqd.llm.dialogue import TOO_LONG, Dialogues
+from cyqd.llm.chat import chat_template, render
+from cyqd.llm.dialogue import TOO_LONG, Dialogue, Dialogues
 from cyqd.llm.tasks.base import Spec, Task, Turn
 from cyqd.llm.tasks.problems import Message, Problem
 
@@ -57,7 +60,8 @@ class Counter:
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
 
-    def __call__(self, conversations: list[list[Message]]) -> list[str | None]:
+    def __call__(self, task: Task, dialogues: Sequence[Dialogue]) -> list[str | None]:
+        conversations = [dialogue.messages for dialogue in dialogues]
         self.calls.append([messages[0]["content"] for messages in conversations])
         return [None if m[0]["content"] == "number 99" else "x" * (len(m) // 2 + 1) for m in conversations]
 
@@ -128,25 +132,105 @@ def test_scores_through_lightning(base: Path) -> None:
     module, val, test = evaluate(base, tasks)
     assert val.keys() == {"val/a", "val/b"}
     assert test.keys() == {"test/a", "test/b"}
-    assert module.faults == {f"a/{p.id}": "13 breaks it" for p in everything(a) if p.spec["n"] == 13}
+    assert module.faults == {f"a/{p.id}": "13 breaks it" for p in a.problems("test") if p.spec["n"] == 13}
+    assert module.outcomes.keys() == {f"{task.name}/{p.id}" for task in tasks for p in task.problems("test")}
     assert [metric.score().n for metric in module.metrics] == [7, 2]
     assert all(0 < score < 1 for score in val.values())
     assert val == evaluate(base, tasks)[1], "the same again"
 
 
+class Sided(Guess):
+    """Guess twice; every dialogue reports whether its number is odd, and that it broke once."""
+
+    measures = ("odd", "even")
+
+    def judge(self, problem: Problem, replies: list[str]) -> Turn:
+        turn = super().judge(problem, replies)
+        kind = "odd" if problem.spec["n"] % 2 else "even"
+        broke = "a cable" if len(replies) == 1 else None
+        return replace(turn, measures={kind: turn.score} if turn.done else {}, retried=broke)
+
+    def derived(self, means: Mapping[str, float]) -> dict[str, float]:
+        return {"both": (means["odd"] + means["even"]) / 2}
+
+
+def test_a_problems_dialogues_are_combined_when_the_last_has_ended() -> None:
+    task = Sided([3, 8])
+    task.samples = 3
+    turns, model, _ = play(task, [everything(task)])
+    assert len(model.calls[0]) == 6
+    assert turns["0"] == Turn(done=True, score=1.0, measures={"odd": 1.0}, retried="a cable")
+    assert turns["1"].score == turns["1"].measures["even"] == pytest.approx(1 / 4)
+
+
+def test_measures_and_retries_reach_the_module(base: Path) -> None:
+    task = Sided([3, 8, 5, 6, 2, 7])
+    module, _, test = evaluate(base, [task])
+    half = task.problems("test")
+    odd = [module.outcomes[f"guess/{p.id}"] for p in half if p.spec["n"] % 2]
+    even = [module.outcomes[f"guess/{p.id}"] for p in half if p.spec["n"] % 2 == 0]
+    means = {"odd": fmean(odd or [0.0]), "even": fmean(even or [0.0])}
+    assert module.measures() == {"guess": pytest.approx({**means, "both": fmean(means.values())})}
+    assert test["test/guess/odd"] == pytest.approx(means["odd"])
+    assert set(module.retries.values()) == {"a cable"}
+    assert module.retries.keys() == module.outcomes.keys()
+
+
+def dialogue(*messages: Message) -> Dialogue:
+    return Dialogue(Problem(messages[0]["content"], messages, {}), 0, list(messages))
+
+
+def test_a_reply_goes_on_from_the_prefix_that_the_problem_gives() -> None:
+    begun = dialogue({"role": "user", "content": "q"}, {"role": "assistant", "content": "```python\n"})
+    begun.say("x = 1\n```")
+    assert begun.replies == ["```python\nx = 1\n```"]
+    assert begun.messages[1:] == [{"role": "assistant", "content": "```python\nx = 1\n```"}]
+
+
+def test_prompts_by_template_and_prefix(base: Path) -> None:
+    tokenizer = LLMModule(base, max_new_tokens=8).tokenizer
+    chat = [{"role": "user", "content": "add"}, {"role": "assistant", "content": "def"}]
+    assert render(tokenizer, chat, prompt=True) == "<s><|user|>\nadd<|end|>\n<|assistant|>\ndef"
+    text = render(tokenizer, chat, prompt=True, template=chat_template("magicoder"))
+    assert text.startswith("<s>You are")
+    assert text.endswith("\n\n@@ Instruction\nadd\n\n@@ Response\ndef")
+    with pytest.raises(FileNotFoundError, match="one of magicoder; got magicodr"):
+        chat_template("magicodr")
+
+
+def numbers(*counts: int) -> list[Dialogue]:
+    return [dialogue({"role": "user", "content": "number " * n}) for n in counts]
+
+
 def test_a_reply_does_not_depend_on_the_other_prompts(base: Path) -> None:
     module = LLMModule(base, max_new_tokens=8).eval()
-    chats: list[list[Message]] = [[{"role": "user", "content": "number " * n}] for n in (1, 4, 9)]
-    together = module.reply(chats)
-    assert together == [module.reply([chat])[0] for chat in chats]
-    assert all("<|" not in reply for reply in together if reply is not None)
+    task = Guess([1, 2])
+    for task.temperature in (0.0, 1.0):
+        together = module.reply(task, numbers(1, 4, 9))
+        assert together == [module.reply(task, [one])[0] for one in numbers(1, 4, 9)]
+        assert all("<|" not in reply for reply in together if reply is not None)
+
+
+def test_samples_differ_and_come_again(base: Path) -> None:
+    module = LLMModule(base, max_new_tokens=8).eval()
+    task = Guess([1, 2])
+    task.temperature = 2.0
+    chats = numbers(*[3] * 20)
+    for sample, chat in enumerate(chats):
+        chat.sample = sample
+    L.seed_everything(1, verbose=False)
+    replies = module.reply(task, chats)
+    assert len(set(replies)) > 10
+    assert module.reply(task, chats) == replies
+    L.seed_everything(2, verbose=False)
+    assert module.reply(task, chats) != replies
 
 
 def test_a_conversation_beyond_the_context_ends(base: Path) -> None:
     module = LLMModule(base, max_new_tokens=8).eval()
-    long: list[Message] = [{"role": "user", "content": "z" * 600}]
-    assert module.reply([long, [{"role": "user", "content": "short"}]])[0] is None
-    assert module.reply([long]) == [None]
+    long = dialogue({"role": "user", "content": "z" * 600})
+    assert module.reply(Guess([1, 2]), [long, *numbers(1)])[0] is None
+    assert module.reply(Guess([1, 2]), [long]) == [None]
 
 
 def test_no_room_for_prompts(base: Path) -> None:

@@ -50,6 +50,26 @@ def test_equals_transformers_token_for_token(model: PreTrainedModel) -> None:
     assert got == expected
 
 
+def test_draws_follow_the_models_distribution(model: PreTrainedModel) -> None:
+    prompt, count, temperature = prompts_of([7])[0], 4000, 0.7
+    drawn = generate(
+        model,
+        [prompt] * count,
+        max_new_tokens=1,
+        eos_ids={4},
+        pad_id=0,
+        temperature=temperature,
+        seeds=range(count),
+    )
+    with torch.inference_mode():
+        wanted = (model(torch.tensor([prompt])).logits[0, -1].double() / temperature).softmax(dim=-1)
+    counts = torch.bincount(torch.tensor(drawn).flatten(), minlength=len(wanted))
+    spread = (count * wanted * (1 - wanted)).sqrt()
+    assert ((counts - count * wanted).abs() <= 5 * spread + 1).all()
+    cold = generate(model, [prompt], max_new_tokens=NEW, eos_ids={4}, pad_id=0, temperature=1e-6, seeds=[0])
+    assert cold == one_by_one(model, [prompt], 4)
+
+
 @pytest.mark.parametrize("lengths", [[0, 1, 30, 12, 12], [0, 0], [3]])
 def test_common_beginning_changes_nothing(model: PreTrainedModel, lengths: list[int]) -> None:
     system = prompts_of([20], seed=1)[0]

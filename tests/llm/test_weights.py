@@ -8,6 +8,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from cyqd.llm import LLMModule
+from cyqd.llm.dialogue import Dialogue
+from cyqd.llm.tasks import Coding
 from cyqd.llm.weights import SINGLE, FolderWeights, check_compatible, load_tokenizer
 from tests.llm.conftest import make_llama
 
@@ -95,7 +97,11 @@ def test_only_the_language_model_of_a_vision_language_model_evolves(base: Path, 
     llm.save_model(tmp_path / "again", "card")
     weights = llm.read_weights(tmp_path / "again")
     assert all(torch.equal(weights[name], p) for name, p in evolved.items())
-    assert isinstance(llm.reply([[{"role": "user", "content": "hello"}]])[0], str)
+    problems = [{"id": str(i), "prompt": "hello", "tests": ["assert True"]} for i in range(2)]
+    (tmp_path / "problems.jsonl").write_text("\n".join(map(json.dumps, problems)))
+    task = Coding(tmp_path / "problems.jsonl")
+    problem = task.problems("test")[0]
+    assert isinstance(llm.reply(task, [Dialogue(problem, 0, list(problem.messages))])[0], str)
 
 
 def test_pickled_weights_are_refused_with_a_remedy(base: Path, copy: Path) -> None:

@@ -23,8 +23,18 @@ def test_the_mean_and_its_interval() -> None:
     assert "faults" not in row
 
 
-def test_faults_are_named_in_the_row() -> None:
-    assert results_row("model", {**RECORD, "faults": {"a/3": "broke"}})["faults"] == {"a/3": "broke"}
+def test_faults_and_retries_are_named_in_the_row() -> None:
+    row = results_row("model", {**RECORD, "faults": {"a/3": "broke"}, "retries": {"a/4": "broke once"}})
+    assert row["faults"] == {"a/3": "broke"}
+    assert row["retries"] == {"a/4": "broke once"}
+
+
+def test_measures_have_a_table_of_their_own() -> None:
+    row = results_row("model", {**RECORD, "measures": {"b": {"plus": 0.25, "pass@5": 0.5}}})
+    scores, measures = markdown_table([row, row]).split("\n\n")
+    assert scores == markdown_table([results_row("model", RECORD)] * 2)
+    assert measures.splitlines()[0] == "| model | b: plus | b: pass@5 |"
+    assert measures.splitlines()[2].split() == ["|", "model", "|", "0.250", "|", "0.500", "|"]
 
 
 def test_the_table_shows_n_and_intervals_in_aligned_columns() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from cyqd.evolution import CycleQD, Roster, TaskVectorAverage
 from cyqd.training.evolution import Evolution
-from cyqd.training.run import host_trainer, open_space
+from cyqd.training.run import host_trainer, open_space, read_history, troubles
 from cyqd.training.strategies import EvaluationStrategy
 from tests.toy import ToyData, ToyModule
 
@@ -104,3 +105,28 @@ def test_an_evolution_runs_on_a_gpu(toy_models: Models, tmp_path: Path) -> None:
     witness, callback, _ = host(toy_models, tmp_path, CycleQD(generations=4), accelerator="gpu")
     assert witness.generations == 7
     assert callback.space.device.type == "cuda"
+
+
+def test_measures_stand_beside_the_scores(reference_run: Path) -> None:
+    records = read_history(reference_run / "history.jsonl")
+    for record in records:
+        assert record["measures"].keys() == {"task0"}
+        odd, even, difference = (record["measures"]["task0"][name] for name in ("odd", "even", "difference"))
+        assert (51 * even + 50 * odd) / 101 == pytest.approx(record["scores"]["task0"], abs=1e-9)
+        assert difference == abs(odd - even)
+    rows = json.loads((reference_run / "results.json").read_text())["rows"]
+    assert all(row["measures"].keys() == {"task0"} for row in rows)
+    tested = read_history(next((reference_run / "evolution").glob("test-*")) / "history.jsonl")
+    assert all(len(record["outcomes"]) == 101 + 37 + 3 for record in tested)
+
+
+def test_troubles_are_counted_by_problem() -> None:
+    records = [
+        {"faults": {"a/1": "cut off"}},
+        {"scores": {}},
+        {"faults": {"a/1": "gone", "b/2": "full"}, "retries": {"a/3": "killed"}},
+    ]
+    assert troubles(records) == {
+        "faults": {"a/1": {"times": 2, "last": "gone"}, "b/2": {"times": 1, "last": "full"}},
+        "retries": {"a/3": {"times": 1, "last": "killed"}},
+    }

@@ -95,7 +95,7 @@ def _problems(grammar: Grammar, sentences: Sequence[Sentence], rng: random.Rando
     for sentence in sentences:
         record = grammar.record(sentence, rng)
         if record is not None:
-            problems.append({"id": f"{grammar.name}-{len(problems):04}", **record})
+            problems.append({"id": f"{grammar.name}-{len(problems):04}", **record, "gold": sentence.reply})
             if len(problems) == PROBLEMS:
                 return problems
     raise AssertionError(f"the {grammar.name} grammar has too few problems")

@@ -84,6 +84,7 @@ class Outcome:
         stderr: likewise, of what stdout left; on a fault the reason.
         seconds: wall-clock time.
         completed: Python: the source ran to its end with no exception, SystemExit included; bash: exit code 0.
+        retried: why it was run again on a fresh worker, where it was.
     """
 
     status: Status
@@ -92,6 +93,7 @@ class Outcome:
     stderr: str
     seconds: float
     completed: bool
+    retried: str | None = None
 
 
 class Sandbox:
@@ -154,13 +156,15 @@ class Sandbox:
             "limits": asdict(limits),
         }
         started = time.monotonic()
+        reason = None
         for _ in range(2):
             try:
-                return Outcome(**self._worker().exchange(request, limits.wall_seconds + GRACE_SECONDS))
+                answer = self._worker().exchange(request, limits.wall_seconds + GRACE_SECONDS)
+                return Outcome(**answer, retried=reason)
             except _WorkerFailure as failure:
                 reason = str(failure)
                 self._discard()
-        return Outcome("fault", None, "", reason, time.monotonic() - started, False)
+        return Outcome("fault", None, "", str(reason), time.monotonic() - started, False)
 
     def _worker(self) -> _Worker:
         if not hasattr(self._own, "worker"):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar, Literal
 
+from cyqd.llm.chat import chat_template
 from cyqd.llm.environments import Job, Limits, Outcome, shared_sandbox
-from cyqd.llm.tasks.problems import Problem, halves, messages_of, read_records
+from cyqd.llm.tasks.problems import Problem, excluded, halves, messages_of, read_records
 
 Split = Literal["optimisation", "test"]
 Spec = Mapping[str, Any]
@@ -27,12 +29,16 @@ class Turn:
         score: in [0, 1]; the problem's score where ``done``, else 0.
         observation: what the model is told next, as a user message, where not ``done``.
         fault: what broke, where the environment itself failed (not the model); the problem then scores 0.
+        retried: what broke before, where a fresh environment was needed.
+        measures: scores beside ``score``, each in [0, 1], by name out of :attr:`Task.measures`.
     """
 
     done: bool
     score: float = 0.0
     observation: str = ""
     fault: str | None = None
+    retried: str | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 class Task(ABC):
@@ -46,6 +52,13 @@ class Task(ABC):
         split_seed: seed of the even split into an optimisation half and a test half.
         limit: use at most this many problems of the optimisation half, which is scored for every child.
         test_limit: use at most this many problems of the test half.
+        exclude: JSON files {task's name: [id, ...]} of problems to leave out of the optimisation half, such as
+            those that no expert solves; the halves themselves and the test half stay as they are.
+        samples: dialogues per problem; its score is their mean. More than one makes sense with a ``temperature``,
+            or where the environment itself differs from one time to the next.
+        temperature: replies are drawn from the model's distribution at this temperature; 0 takes the likeliest.
+        template: the chat template that prompts are rendered with, in place of the tokenizer's: the name of one in
+            :data:`cyqd.llm.chat.TEMPLATES`, or a file with a Jinja template.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -54,6 +67,9 @@ class Task(ABC):
     """
 
     default_name: ClassVar[str]
+
+    measures: tuple[str, ...] = ()
+    """Names of what is reported beside the score; each is a mean over the problems whose last turn has it."""
 
     def __init__(
         self,
@@ -65,16 +81,31 @@ class Task(ABC):
         split_seed: int = 0,
         limit: int | None = None,
         test_limit: int | None = None,
+        exclude: Sequence[Path] = (),
+        samples: int = 1,
+        temperature: float = 0.0,
+        template: str | None = None,
     ) -> None:
         self.path = Path(problems)
         self.name = name or self.default_name
         self.system = system
         self.max_turns = max_turns
         self.split_seed = split_seed
-        for key, number in ("max_turns", max_turns), ("limit", limit), ("test_limit", test_limit):
+        self.samples = samples
+        self.temperature = temperature
+        self.template = chat_template(template)
+        counts = {"max_turns": max_turns, "limit": limit, "test_limit": test_limit, "samples": samples}
+        for key, number in counts.items():
             if number is not None and number < 1:
                 raise ValueError(f"task {self.name}: {key} must be at least 1, got {number}")
-        first, second = halves(self.load(), split_seed)
+        if temperature < 0:
+            raise ValueError(f"task {self.name}: temperature must be at least 0, got {temperature}")
+        problems_read = self.load()
+        left_out = excluded(exclude, self.name, {problem.id for problem in problems_read})
+        first, second = halves(problems_read, split_seed)
+        first = [problem for problem in first if problem.id not in left_out]
+        if not first:
+            raise ValueError(f"task {self.name}: exclude leaves no problem in the optimisation half")
         self._split: dict[Split, list[Problem]] = {"optimisation": first[:limit], "test": second[:test_limit]}
 
     def problems(self, split: Split) -> Sequence[Problem]:
@@ -109,6 +140,36 @@ class Task(ABC):
             problem: the problem.
             replies: all of the model's replies so far, the newest last; at most ``max_turns``.
         """
+
+    def gold(self, problem: Problem) -> list[str | Callable[[str], str]] | None:
+        """Return replies that solve the problem, for ``check-task``; None where the file names none.
+
+        A callable makes a reply from the environment's newest observation. By default the problem's optional key
+        ``gold``, a reply or a list of them.
+        """
+        replies = problem.spec.get("gold")
+        return [replies] if isinstance(replies, str) else replies
+
+    def wrong(self, problem: Problem) -> list[str]:
+        """Return well-formed replies that must not solve the problem, for ``check-task``."""
+        return ["987654321"]
+
+    def combine(self, turns: Sequence[Turn]) -> Turn:
+        """Return a problem's result from the last turns of its ``samples`` dialogues: the means."""
+        if len(turns) == 1:
+            return turns[0]
+        names = {name for turn in turns for name in turn.measures}
+        return Turn(
+            done=True,
+            score=fmean(turn.score for turn in turns),
+            fault=next((turn.fault for turn in turns if turn.fault), None),
+            retried=next((turn.retried for turn in turns if turn.retried), None),
+            measures={name: fmean(turn.measures.get(name, 0.0) for turn in turns) for name in sorted(names)},
+        )
+
+    def derived(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Return what follows from the means of all :attr:`measures`, by name; by default nothing."""
+        return {}
 
 
 class SandboxTask(Task):
@@ -168,6 +229,7 @@ class SandboxTask(Task):
                     turn = Turn(done=True, fault=outcome.stderr)
                 else:
                     turn = self._finish(self.judge(problem.spec, outcome), len(replies))
+                turn = replace(turn, retried=outcome.retried)
                 if outcome.status not in ("fault", "timeout"):
                     self._verdicts[key] = turn
             except BaseException as error:  # handed on to whoever waits for the answer
@@ -181,7 +243,7 @@ class SandboxTask(Task):
     def _finish(self, turn: Turn, replies: int) -> Turn:
         if not turn.done and replies >= self.max_turns:
             return Turn(done=True)
-        return Turn(turn.done, turn.score, shorten(turn.observation, self.observation_limit), turn.fault)
+        return replace(turn, observation=shorten(turn.observation, self.observation_limit))
 
 
 def shorten(text: str, limit: int) -> str:

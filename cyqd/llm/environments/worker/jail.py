@@ -186,10 +186,14 @@ def _build_root(sources: Mapping[str, int]) -> None:
 def _make_read_only(root: str) -> None:
     """Make every mount below ``root`` read-only, and free of devices outside ``root``/dev."""
     with open("/proc/self/mountinfo", encoding="utf-8") as lines:
-        points = [re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), line.split()[4]) for line in lines]
-    for point in points:
-        if not point.startswith(f"{root}/"):
+        mounts = [line.split()[:5] for line in lines]
+    # By descent, not by path: the host may have mounts below the directory that ``root`` covers.
+    inside = {[number for number, _, _, _, point in mounts if point == root][-1]}
+    for number, parent, _, _, point in mounts:
+        if parent not in inside:
             continue
+        inside.add(number)
+        point = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), point)
         now = os.statvfs(point).f_flag  # what the host forbids there must stay forbidden
         flags = now & (linux.MS_NODEV | linux.MS_NOEXEC | linux.MS_NOATIME | linux.MS_NODIRATIME)
         flags |= linux.MS_RDONLY | linux.MS_NOSUID | (linux.MS_RELATIME if now & os.ST_RELATIME else 0)

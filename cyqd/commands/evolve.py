@@ -1,0 +1,131 @@
+"""Evolve merged models from experts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import lightning as L
+import yaml
+from jsonargparse import Namespace
+from jsonargparse.typing import PositiveInt
+
+from cyqd.commands._common import Parser, model_parser, save_config, show, task_names
+from cyqd.evolution import GenomeStore, Strategy
+from cyqd.evolution.storage import load_json, save_json
+from cyqd.training.run import HOST_OPTIONS, evolve, is_first_process, open_space
+
+REQUIRED = ("model", "data", "experts", "run")
+
+
+def parser(*, required: Collection[str] = REQUIRED) -> Parser:
+    """Return the arguments of ``evolve``, some of them required."""
+    parser = model_parser("Evolve merged models from experts.", required=required)
+    fixed = {name for name in inspect.signature(L.Trainer.__init__).parameters if name not in HOST_OPTIONS}
+    parser.add_class_arguments(L.Trainer, "trainer", skip=fixed - {"self"}, instantiate=False)
+    parser.set_defaults({"trainer.logger": False})
+    parser.add_argument(
+        "--experts", type=dict[str, Path], required="experts" in required, help="each task's expert, by task name"
+    )
+    parser.add_subclass_arguments(Strategy, "strategy", default={"class_path": "cyqd.evolution.CycleQD"})
+    parser.add_argument("--run", type=Path, required="run" in required, help="folder to write the run to")
+    parser.add_argument(
+        "--ckpt_path",
+        type=str,
+        help="continue the run in this folder; 'last' continues the one in `run`, if any; `test` starts afresh",
+    )
+    parser.add_argument(
+        "--final_rule", type=str, help="which result becomes `run`/model; the strategy's first by default"
+    )
+    parser.add_argument("--cache", type=Path, help="where singular bases are kept; beside the run by default")
+    parser.add_argument(
+        "--rank", type=PositiveInt, help="keep at most this many singular directions of each matrix"
+    )
+    parser.add_argument("--resident", type=bool, default=False, help="hold base and experts on the device")
+    return parser
+
+
+def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
+    """Prepare ``evolve``: everything that can be wrong is found here, before any work."""
+    arguments = parser.instantiate(config)
+    text = parser.dump(config, skip_validation=True)
+    run: Path = arguments.run
+    strategy: Strategy = arguments.strategy
+    rule = arguments.final_rule or strategy.rules[0]
+    if rule not in strategy.rules:
+        raise ValueError(f"final_rule: expected one of {', '.join(strategy.rules)}, got {rule}")
+    tasks = task_names(arguments.data)
+    if len(set(tasks)) < len(tasks):
+        raise ValueError(f"data: every task needs a name of its own, got {tasks}")
+    if len(tasks) < 2:
+        raise ValueError(f"data: evolving needs at least two tasks, got {len(tasks)}: {tasks}")
+    if set(arguments.experts) != set(tasks):
+        raise ValueError(f"experts: expected one for each task {tasks}, got {list(arguments.experts)}")
+    splits = arguments.data.splits() if hasattr(arguments.data, "splits") else {}
+    state = _state_to_continue(run, arguments.ckpt_path)
+    space = open_space(arguments.model, {task: arguments.experts[task] for task in tasks}, rank=arguments.rank)
+    if state and is_first_process():
+        _check_same_evaluation(run / "config.yaml", text)
+        _check_same_problems(run / "splits.json", splits)
+        strategy.setup(space, GenomeStore(state.parent / "genomes", space), arguments.seed)
+        strategy.check_settings(load_json(state))
+    save_config(run, text)
+    if is_first_process():
+        save_json(run / "splits.json", splits)
+
+    def work() -> None:
+        rows = evolve(
+            arguments.model,
+            arguments.data,
+            space,
+            strategy,
+            run=run,
+            seed=arguments.seed,
+            trainer_arguments=vars(arguments.trainer),
+            final_rule=rule,
+            cache=arguments.cache or run.parent / ".singular_bases",
+            resident=arguments.resident,
+        )
+        show(rows, f"run: {run}")
+
+    return work
+
+
+def _state_to_continue(run: Path, ckpt_path: str | None) -> Path | None:
+    """Find the state to continue; a run is neither overwritten by mistake nor continued where there is none."""
+    state = run / "evolution" / "state" / "state.json"
+    if ckpt_path is None:
+        if state.exists() and is_first_process():
+            raise ValueError(
+                f"run: {run} already holds an evolution; continue it with --ckpt_path last, or choose another --run"
+            )
+    elif ckpt_path != "last":
+        if Path(ckpt_path).resolve() not in [path.resolve() for path in (state, *state.parents[:3])]:
+            raise ValueError(f"ckpt_path: expected 'last' or {run} (the run given by `run`), got {ckpt_path}")
+        if not state.exists():
+            raise FileNotFoundError(
+                f"ckpt_path: there is no evolution at {state}; leave --ckpt_path out to start one"
+            )
+    return state if ckpt_path and state.exists() else None
+
+
+def _check_same_evaluation(saved: Path, config: str) -> None:
+    """Check that a continued run scores models as it did before: scores of two kinds do not mix in an archive."""
+    before, now = yaml.safe_load(saved.read_text(encoding="utf-8")), yaml.safe_load(config)
+    for key in ("model", "data", "trainer.precision", "trainer.accelerator"):
+        section, *option = key.split(".")
+        was, is_now = (each[section].get(option[0]) if option else each[section] for each in (before, now))
+        if was != is_now:
+            raise ValueError(f"cannot continue: `{key}` is no longer what {saved} says; choose another --run")
+
+
+def _check_same_problems(saved: Path, splits: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+    """Check that a continued run has the problems that it had before."""
+    for task, halves in load_json(saved).items():
+        for half, ids in halves.items():
+            if ids != splits[task][half]:
+                raise ValueError(
+                    f"cannot continue: the {half} half of task {task} has other problems than {saved} says "
+                    f"({len(splits[task][half])} now, {len(ids)} then); choose another --run"
+                )

@@ -1,0 +1,39 @@
+"""Fine-tune one expert."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+from jsonargparse import Namespace
+
+from cyqd.commands._common import Parser, model_parser, save_config, task_names
+from cyqd.training.run import fit
+
+
+def parser() -> Parser:
+    """Return the arguments of ``fit``."""
+    parser = model_parser("Fine-tune one expert.")
+    parser.add_class_arguments(L.Trainer, "trainer")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the expert to")
+    parser.add_argument("--ckpt_path", type=str, help="Lightning checkpoint to continue from, or 'last'")
+    parser.link_arguments("out", "trainer.default_root_dir")  # logs and checkpoints lie beside the expert
+    parser.set_defaults({"trainer.enable_model_summary": False})
+    return parser
+
+
+def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
+    """Prepare ``fit``."""
+    arguments = parser.instantiate(config)
+    out: Path = arguments.out
+    save_config(out, parser.dump(config, skip_validation=True))
+    record = {"base": str(arguments.model.base), "seed": arguments.seed, "tasks": task_names(arguments.data)}
+    return lambda: fit(
+        arguments.model,
+        arguments.data,
+        arguments.trainer,
+        out=out,
+        ckpt_path=arguments.ckpt_path,
+        record=record,
+    )
