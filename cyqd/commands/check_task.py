@@ -13,6 +13,7 @@ from cyqd.commands import evolve
 from cyqd.commands._common import Parser
 from cyqd.evolution.storage import save_json
 from cyqd.report.tables import align
+from cyqd.training.run import SetupError
 
 
 def parser() -> Parser:
@@ -38,8 +39,11 @@ def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
     out: Path | None = config.out
 
     def work() -> None:
-        with tqdm(desc="check", unit="problem") as bar:
-            checks = list(data.check_tasks(bar.update))
+        try:
+            with tqdm(desc="check", unit="problem") as bar:
+                checks = list(data.check_tasks(bar.update))
+        except (RuntimeError, OSError) as error:  # there is no sandbox, no daemon or no server
+            raise SetupError(str(error)) from error
         lines = [
             [
                 check.task,
@@ -57,11 +61,17 @@ def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
             if check.suspicious:
                 verb = "do not solve" if check.kind == "gold" else "solve"
                 print(f"{check.task}: {check.kind} replies {verb} {', '.join(check.suspicious)}")
+            if not check.scores:
+                print(f"{check.task}: no problem names {check.kind} replies, so nothing was checked")
             for problem, reason in check.faults.items():
                 print(f"{check.task}/{problem}: {reason}")
         if out:
             save_json(out / "check.json", [check.row() for check in checks])
-            broken = {check.task: check.suspicious for check in checks if check.kind == "gold"}
+            broken = {  # what an environment did wrong says nothing about a problem
+                check.task: [problem for problem in check.suspicious if problem not in check.faults]
+                for check in checks
+                if check.kind == "gold"
+            }
             save_json(out / "broken.json", broken)
         if any(check.suspicious or check.faults for check in checks):
             raise SystemExit(1)

@@ -122,10 +122,14 @@ def _check_same_evaluation(saved: Path, config: str) -> None:
 
 def _check_same_problems(saved: Path, splits: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
     """Check that a continued run has the problems that it had before."""
+    if not saved.exists():
+        raise FileNotFoundError(
+            f"cannot continue: {saved} is missing, which names the problems; choose another --run"
+        )
     for task, halves in load_json(saved).items():
         for half, ids in halves.items():
             if ids != splits[task][half]:
+                part = "problems" if half == "sha256" else f"{half} half"
                 raise ValueError(
-                    f"cannot continue: the {half} half of task {task} has other problems than {saved} says "
-                    f"({len(splits[task][half])} now, {len(ids)} then); choose another --run"
+                    f"cannot continue: the {part} of task {task} is not what {saved} says; choose another --run"
                 )

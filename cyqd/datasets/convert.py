@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -93,6 +94,8 @@ def _zip_members(source: Source, archive: Path) -> Iterator[tuple[str, IO[bytes]
         for entry in bundle.infolist():
             name = _wanted(source, entry.filename)
             if name and not entry.is_dir():
+                if stat.S_ISLNK(entry.external_attr >> 16):
+                    raise ValueError(f"refused, since {entry.filename} is a link or a device")
                 with bundle.open(entry) as stream:
                     yield name, stream
 

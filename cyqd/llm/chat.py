@@ -86,14 +86,18 @@ def learned(message: dict[str, Any]) -> bool:
 
 
 TEMPLATES: dict[str, str] = {
-    # Magicoder's, which the paper's reference code scores the coding task with.
+    # Magicoder's as the paper's reference code has it (SakanaAI/CycleQD, tasks/mbpp.py), for the coding task.
     "magicoder": (
-        "{{ bos_token }}You are an exceptionally intelligent coding assistant that consistently delivers accurate "
-        "and reliable responses to user instructions."
+        "{{ bos_token }}"
+        "{% if not messages or messages[0].role != 'system' %}"
+        "{{ 'You are an exceptionally intelligent coding assistant that consistently delivers accurate and "
+        "reliable responses to user instructions.\\n\\n' }}{% endif %}"
         "{% for message in messages %}"
-        "{{ '\n\n@@ Instruction\n' if message.role == 'user' else '\n\n@@ Response\n' }}{{ message.content }}"
+        "{% if message.role == 'system' %}{{ message.content | trim + '\\n\\n' }}"
+        "{% elif message.role == 'user' %}{{ '@@ Instruction:\\n' + message.content | trim + '\\n\\n' }}"
+        "{% else %}{{ '@@ Response:\\n' + message.content | trim }}{% endif %}"
         "{% endfor %}"
-        "{% if add_generation_prompt %}{{ '\n\n@@ Response\n' }}{% endif %}"
+        "{% if add_generation_prompt %}{{ '@@ Response:' }}{% endif %}"
     ),
 }
 """Chat templates (Jinja) that replace a tokenizer's own, by name."""

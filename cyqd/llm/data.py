@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from cyqd.llm.chat import IGNORED, Conversation, Example, read_conversations, tokenise
-from cyqd.llm.scripted import Check, check_task
+from cyqd.llm.scripted import SPLITS, Check, check_task
 from cyqd.llm.tasks.base import Split, Task
 from cyqd.llm.tasks.problems import Problem
 from cyqd.training import ShardedBatchSampler
@@ -258,14 +259,27 @@ class LLMData(L.LightningDataModule):
         return self._loaders("test")
 
     def splits(self) -> dict[str, dict[str, list[str]]]:
-        """Return the ids of the problems of both halves, by task."""
-        halves: tuple[Split, ...] = ("optimisation", "test")
-        return {task.name: {half: [p.id for p in task.problems(half)] for half in halves} for task in self.tasks}
+        """Return the ids of the problems of both halves, by task, and a hash of all that they are."""
+        found: dict[str, dict[str, list[str]]] = {}
+        for task in self.tasks:
+            halves = {half: task.problems(half) for half in SPLITS}
+            content = repr([(p.id, p.messages, p.spec) for problems in halves.values() for p in problems])
+            digest = hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
+            found[task.name] = {**{half: [p.id for p in halves[half]] for half in SPLITS}, "sha256": [digest]}
+        return found
 
     def check_tasks(self, progress: Callable[[], object]) -> Iterator[Check]:
         """Play gold, empty and wrong replies through every task; see :func:`cyqd.llm.scripted.check_task`."""
+        try:
+            for task in self.tasks:
+                yield from check_task(task, progress=progress)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give back what the tasks' environments hold."""
         for task in self.tasks:
-            yield from check_task(task, progress=progress)
+            task.close()
 
     def _loaders(self, split: Split) -> list[ProblemLoader]:
         return [

@@ -90,7 +90,12 @@ class Dialogues:
         self.batches: list[Batch] = []
 
     def add(self, task: Task, problems: Sequence[Problem], finish: Callable[[Problem, Turn], None]) -> None:
-        """Begin dialogues about some problems, then continue those whose environments have answered."""
+        """Begin dialogues about some problems, then continue those whose environments have answered.
+
+        Before, it plays others to their end where the task would have too many under way.
+        """
+        while self._under_way(task) and self._under_way(task) + len(problems) * task.samples > task.waiting:
+            self._wait()
         dialogues = [Dialogue(p, sample, list(p.messages)) for p in problems for sample in range(task.samples)]
         batch = Batch(task, finish, dialogues)
         self.batches.append(batch)
@@ -101,12 +106,19 @@ class Dialogues:
     def drain(self) -> None:
         """Play all dialogues to their end."""
         while self.batches:
-            start = time.perf_counter()
-            while not any(batch.answered for batch in self.batches):
-                turns = [d.turn for batch in self.batches for d in batch.open if d.turn is not None]
-                wait([turn for turn in turns if not turn.done()], return_when=FIRST_COMPLETED)
-            self._spend("environments", start)
-            self._advance(next(batch for batch in self.batches if batch.answered))
+            self._wait()
+
+    def _under_way(self, task: Task) -> int:
+        return sum(len(batch.open) for batch in self.batches if batch.task is task)
+
+    def _wait(self) -> None:
+        """Wait until a batch has been answered, and continue it."""
+        start = time.perf_counter()
+        while not any(batch.answered for batch in self.batches):
+            turns = [d.turn for batch in self.batches for d in batch.open if d.turn is not None]
+            wait([turn for turn in turns if not turn.done()], return_when=FIRST_COMPLETED)
+        self._spend("environments", start)
+        self._advance(next(batch for batch in self.batches if batch.answered))
 
     def _advance(self, batch: Batch) -> None:
         """Take an answered batch's turns, and write its next replies."""
@@ -132,6 +144,7 @@ class Dialogues:
             written = []
             for dialogue, reply in zip(batch.open, replies, strict=True):
                 if reply is None:
+                    batch.task.abandon(dialogue.problem, dialogue.replies)
                     batch.end(dialogue, Turn(done=True, fault=TOO_LONG))
                     continue
                 dialogue.say(reply)

@@ -211,7 +211,8 @@ class LLMModule(EvolvableModule):
 
     def _finish(self, task: Task, dataloader_idx: int, problem: Problem, turn: Turn) -> None:
         problem_name = f"{task.name}/{problem.id}"
-        self.record(dataloader_idx, problem_name, turn.score, turn.measures)
+        measures = {name: turn.measures.get(name, 0.0) for name in task.measures_of(problem)}
+        self.record(dataloader_idx, problem_name, turn.score, measures)
         if turn.fault is not None:
             self.faults[problem_name] = turn.fault
         if turn.retried is not None:

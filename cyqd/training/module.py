@@ -23,7 +23,8 @@ class EvolvableModule(L.LightningModule, ABC):
       reported beside the score, and ``derived(means)``, which returns what follows from the means of those;
     - ``val_dataloader()`` and ``test_dataloader()``: a list of one loader per task, in that order, sharded by
       :class:`cyqd.training.ShardedBatchSampler`;
-    - optionally ``splits()``, which returns the ids of each task's problems: task → "optimisation" or "test" → ids.
+    - optionally ``splits()``, which returns the ids of each task's problems: task → "optimisation" or "test" → ids;
+    - optionally ``close()``, which ends what its environments have under way; called when an evaluation fails.
 
     ``validation_step(batch, batch_idx, dataloader_idx)`` feeds the scores of a batch's problems to
     ``self.metrics[dataloader_idx]``, or a problem's score with its name to :meth:`record`. Nothing else is asked of
@@ -78,12 +79,16 @@ class EvolvableModule(L.LightningModule, ABC):
             self._measured[task][name].update(torch.tensor(value, dtype=torch.float64))
 
     def measures(self) -> dict[str, dict[str, float]]:
-        """Return the means of all measures over all processes, by task; to be called on every process."""
+        """Return the means of the measures over all processes, by task; to be called on every process.
+
+        A measure that no problem has is left out, and with it what would follow from it.
+        """
         found = {}
         for task, metrics in zip(self._tasks, self._measured, strict=True):
-            if metrics:
-                means = {name: metric.score().mean for name, metric in metrics.items()}
-                found[task.name] = {**means, **task.derived(means)}
+            scores = {name: metric.score() for name, metric in metrics.items()}
+            means = {name: score.mean for name, score in scores.items() if score.n}
+            if means:
+                found[task.name] = means | (task.derived(means) if len(means) == len(metrics) else {})
         return found
 
     def evolved_parameters(self) -> dict[str, nn.Parameter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -63,11 +64,15 @@ class SetupError(Exception):
 
 
 @contextmanager
-def clear_errors(trainer: L.Trainer) -> Iterator[None]:
-    """Turn what fails before the first batch is through into one clear message."""
+def clear_errors(trainer: L.Trainer, data: L.LightningDataModule) -> Iterator[None]:
+    """Turn what fails before the first batch is through into one clear message; let environments go at once."""
     try:
         yield
-    except (ValueError, OSError, RuntimeError, MisconfigurationException) as error:
+    except BaseException as error:
+        if hasattr(data, "close"):
+            data.close()  # else the interpreter would play all that is queued before it ends
+        if not isinstance(error, (ValueError, OSError, RuntimeError, MisconfigurationException)):
+            raise
         if trainer.fit_loop.epoch_loop.batch_progress.total.completed > 1:
             raise
         raise SetupError(str(error)) from error
@@ -93,7 +98,7 @@ def fit(
         ckpt_path: Lightning checkpoint to continue from.
     """
     trainer.callbacks.append(ExpertWriter(out))  # type: ignore[attr-defined]
-    with clear_errors(trainer):
+    with clear_errors(trainer, data):
         trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
     scores: dict[str, float] = {}
     if getattr(data, "tasks", ()):
@@ -187,7 +192,7 @@ def evolve(
     folder = run / "evolution" / "state"
     search = Evolution(strategy, folder=folder, history=run / "history.jsonl", title="evolve", **common)
     trainer, host, problems = host_trainer(model, data, "optimisation", search, trainer_arguments)
-    with clear_errors(trainer):
+    with clear_errors(trainer, data):
         trainer.fit(host, datamodule=problems)
     results = strategy.result()
     if not results:
@@ -230,7 +235,7 @@ def score(
         roster, folder=folder, history=history, title=split, patient=False, by_problem=True, **common
     )
     trainer, host, problems = host_trainer(model, data, split, callback, arguments)
-    with clear_errors(trainer):
+    with clear_errors(trainer, data):
         trainer.fit(host, datamodule=problems)
     records = read_history(history)
     if len(records) < len(models):
@@ -262,14 +267,15 @@ def troubles(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def unsolved(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return the ids of the problems that no model solved at all, by task.
+    """Return the ids of the problems that no model solved at all, by task; those that broke for any are left out.
 
     Args:
         records: lines of a history with ``outcomes``, one per model, all on the same problems.
     """
     found: dict[str, list[str]] = {task: [] for task in records[0]["scores"]}
     for problem in records[0]["outcomes"]:
-        if not any(record["outcomes"][problem] for record in records):
+        broke = any(problem in record.get("faults", {}) for record in records)
+        if not broke and not any(record["outcomes"][problem] for record in records):
             task, _, name = problem.partition("/")
             found[task].append(name)
     return found
@@ -295,6 +301,8 @@ def host_trainer(
     arguments = {**arguments, **HOST_ARGUMENTS, "callbacks": callbacks}
     try:
         trainer = L.Trainer(**arguments)
+        if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun sets it itself
+            os.environ["LOCAL_WORLD_SIZE"] = str(trainer.num_devices)  # by which environments share the CPUs
         if trainer.world_size > 1:
             trainer = L.Trainer(**arguments, strategy=EvaluationStrategy())
     except MisconfigurationException as error:

@@ -146,9 +146,13 @@ class Sided(Guess):
 
     def judge(self, problem: Problem, replies: list[str]) -> Turn:
         turn = super().judge(problem, replies)
-        kind = "odd" if problem.spec["n"] % 2 else "even"
+        (kind,) = self.measures_of(problem)
         broke = "a cable" if len(replies) == 1 else None
-        return replace(turn, measures={kind: turn.score} if turn.done else {}, retried=broke)
+        measures = {kind: turn.score} if turn.done and turn.score else {}  # what is missing is 0
+        return replace(turn, measures=measures, retried=broke)
+
+    def measures_of(self, problem: Problem) -> Sequence[str]:
+        return ["odd" if problem.spec["n"] % 2 else "even"]
 
     def derived(self, means: Mapping[str, float]) -> dict[str, float]:
         return {"both": (means["odd"] + means["even"]) / 2}
@@ -164,7 +168,7 @@ def test_a_problems_dialogues_are_combined_when_the_last_has_ended() -> None:
 
 
 def test_measures_and_retries_reach_the_module(base: Path) -> None:
-    task = Sided([3, 8, 5, 6, 2, 7])
+    task = Sided([3, 8, 5, 6, 2, 7, 13, 13, 13, 13])
     module, _, test = evaluate(base, [task])
     half = task.problems("test")
     odd = [module.outcomes[f"guess/{p.id}"] for p in half if p.spec["n"] % 2]
@@ -193,7 +197,7 @@ def test_prompts_by_template_and_prefix(base: Path) -> None:
     assert render(tokenizer, chat, prompt=True) == "<s><|user|>\nadd<|end|>\n<|assistant|>\ndef"
     text = render(tokenizer, chat, prompt=True, template=chat_template("magicoder"))
     assert text.startswith("<s>You are")
-    assert text.endswith("\n\n@@ Instruction\nadd\n\n@@ Response\ndef")
+    assert text.endswith("user instructions.\n\n@@ Instruction:\nadd\n\n@@ Response:def")
     with pytest.raises(FileNotFoundError, match="one of magicoder; got magicodr"):
         chat_template("magicodr")
 

@@ -96,6 +96,11 @@ class Outcome:
     retried: str | None = None
 
 
+def cpus_of_this_process() -> int:
+    """Return its share of the machine's CPUs, at least 1: LOCAL_WORLD_SIZE is how many processes there are."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 class Sandbox:
     """A pool of workers, each started when it is first needed. Thread-safe; a context manager.
 
@@ -106,7 +111,7 @@ class Sandbox:
 
     def __init__(self, *, workers: int | None = None) -> None:
         if workers is None:
-            workers = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+            workers = cpus_of_this_process()
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self._pid = os.getpid()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -68,6 +69,9 @@ class Task(ABC):
 
     default_name: ClassVar[str]
 
+    waiting: float = math.inf
+    """At most so many of its dialogues are best under way at a time."""
+
     measures: tuple[str, ...] = ()
     """Names of what is reported beside the score; each is a mean over the problems whose last turn has it."""
 
@@ -88,6 +92,8 @@ class Task(ABC):
     ) -> None:
         self.path = Path(problems)
         self.name = name or self.default_name
+        if "/" in self.name:
+            raise ValueError(f"task {self.name}: a name has no '/', which separates it from a problem's id")
         self.system = system
         self.max_turns = max_turns
         self.split_seed = split_seed
@@ -119,6 +125,7 @@ class Task(ABC):
             spec = {key: value for key, value in record.items() if key not in ("id", "prompt")}
             try:
                 self.check_spec(spec)
+                _check_gold(spec)
                 messages = messages_of(record["prompt"], self.system)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
@@ -141,6 +148,12 @@ class Task(ABC):
             replies: all of the model's replies so far, the newest last; at most ``max_turns``.
         """
 
+    def abandon(self, problem: Problem, replies: Sequence[str]) -> None:  # noqa: B027  most keep nothing
+        """Give back what is kept for the next turn of a dialogue that will have none."""
+
+    def close(self) -> None:  # noqa: B027  likewise
+        """Give everything back; what is under way may end. The next :meth:`submit` starts afresh."""
+
     def gold(self, problem: Problem) -> list[str | Callable[[str], str]] | None:
         """Return replies that solve the problem, for ``check-task``; None where the file names none.
 
@@ -151,7 +164,7 @@ class Task(ABC):
         return [replies] if isinstance(replies, str) else replies
 
     def wrong(self, problem: Problem) -> list[str]:
-        """Return well-formed replies that must not solve the problem, for ``check-task``."""
+        """Return well-formed replies that do not solve the problem, for ``check-task``."""
         return ["987654321"]
 
     def combine(self, turns: Sequence[Turn]) -> Turn:
@@ -167,9 +180,19 @@ class Task(ABC):
             measures={name: fmean(turn.measures.get(name, 0.0) for turn in turns) for name in sorted(names)},
         )
 
+    def measures_of(self, problem: Problem) -> Sequence[str]:
+        """Return which of :attr:`measures` a problem has, all by default; one that its last turn lacks is 0."""
+        return self.measures
+
     def derived(self, means: Mapping[str, float]) -> dict[str, float]:
         """Return what follows from the means of all :attr:`measures`, by name; by default nothing."""
         return {}
+
+
+def _check_gold(spec: Spec) -> None:
+    replies = spec.get("gold", "")
+    if not all(isinstance(reply, str) for reply in (replies if isinstance(replies, list) else [replies])):
+        raise ValueError(f"'gold' must be a reply or a list of replies, as texts, got {replies!r:.60}")
 
 
 class SandboxTask(Task):
@@ -205,6 +228,10 @@ class SandboxTask(Task):
     def judge(self, spec: Spec, outcome: Outcome) -> Turn:
         """Read the program's outcome, "fault" excepted; the last turn and the cut are not its concern."""
 
+    def limits_of(self, spec: Spec) -> Limits:
+        """Return what a problem's program may use; by default :attr:`limits`."""
+        return self.limits
+
     def submit(self, problem: Problem, replies: Sequence[str]) -> Future[Turn]:
         """Judge a dialogue in the background; see :meth:`Task.submit`.
 
@@ -229,15 +256,15 @@ class SandboxTask(Task):
                     turn = Turn(done=True, fault=outcome.stderr)
                 else:
                     turn = self._finish(self.judge(problem.spec, outcome), len(replies))
-                turn = replace(turn, retried=outcome.retried)
                 if outcome.status not in ("fault", "timeout"):
                     self._verdicts[key] = turn
+                turn = replace(turn, retried=outcome.retried)
             except BaseException as error:  # handed on to whoever waits for the answer
                 answer.set_exception(error)
             else:
                 answer.set_result(turn)
 
-        shared_sandbox().submit(known, self.limits).add_done_callback(receive)
+        shared_sandbox().submit(known, self.limits_of(problem.spec)).add_done_callback(receive)
         return answer
 
     def _finish(self, turn: Turn, replies: int) -> Turn:

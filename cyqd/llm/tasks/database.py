@@ -10,7 +10,7 @@ from typing import Any
 
 from cyqd.llm.environments import Job, Outcome
 from cyqd.llm.tasks.base import SandboxTask, Spec, Turn, failure
-from cyqd.llm.tasks.problems import require
+from cyqd.llm.tasks.problems import Problem, require
 from cyqd.llm.tasks.replies import code_or_raw
 
 Row = Sequence[Any]
@@ -97,6 +97,10 @@ class Database(SandboxTask):
         else:
             good = same_rows(answer["rows"], spec["expected"], ordered=spec.get("ordered", False))
         return Turn(done=True, score=float(good))
+
+    def wrong(self, problem: Problem) -> list[str]:
+        """Return a statement that runs and changes nothing."""
+        return ["SELECT 987654321"]
 
 
 def same_rows(rows: Sequence[Row], expected: Sequence[Row], *, ordered: bool = False) -> bool:

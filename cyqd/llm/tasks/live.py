@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cyqd.llm.environments.sandbox import cpus_of_this_process
 from cyqd.llm.tasks.base import Task, Turn
 from cyqd.llm.tasks.problems import Problem
 
@@ -53,25 +53,28 @@ class LiveTask(Task):
 
     Args:
         environments: sessions at work at a time, on each process; by default two for each of its CPUs.
-        waiting: sessions kept alive between turns, on each process.
+        waiting: sessions kept alive between turns, on each process. No more batches of dialogues are begun while
+            so many are under way.
     """
 
     def __init__(
-        self, problems: Path, *, environments: int | None = None, waiting: int = 64, **options: Any
+        self, problems: Path, *, environments: int | None = None, waiting: int = 128, **options: Any
     ) -> None:
         super().__init__(problems, **options)
-        if environments is None:
-            cpus = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            environments = 2 * max(1, cpus)
         for key, number, least in ("environments", environments, 1), ("waiting", waiting, 0):
-            if number < least:
+            if number is not None and number < least:
                 raise ValueError(f"task {self.name}: {key} must be at least {least}, got {number}")
-        self.environments = environments
+        self._environments = environments
         self.waiting = waiting
         self._waiting: OrderedDict[int, tuple[_Key, Session]] = OrderedDict()
         self._count = 0
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
+
+    @property
+    def environments(self) -> int:
+        """How many sessions are at work at a time; known once the processes have met, who share the CPUs."""
+        return self._environments or 2 * cpus_of_this_process()
 
     @abstractmethod
     def open(self, problem: Problem) -> Session:
@@ -94,6 +97,11 @@ class LiveTask(Task):
                 self._threads = ThreadPoolExecutor(self.environments, thread_name_prefix=self.name)
                 atexit.register(self.close)
             return self._threads.submit(self._play, problem, tuple(replies))
+
+    def abandon(self, problem: Problem, replies: Sequence[str]) -> None:
+        """Close the session of a dialogue that will have no further turn; see :meth:`Task.abandon`."""
+        if session := self._take((problem.id, tuple(replies))):
+            session.close()
 
     def close(self) -> None:
         """Close all waiting sessions and let running ones end; the next :meth:`submit` starts afresh."""
@@ -133,7 +141,7 @@ class LiveTask(Task):
                 turn = replace(turn, done=True)
             else:
                 self._keep((problem.id, replies), session)
-            return replace(turn, retried=reason)
+            return replace(turn, retried=reason or turn.retried)
         return Turn(done=True, fault=reason)
 
     def _take(self, key: _Key) -> Session | None:
@@ -145,6 +153,8 @@ class LiveTask(Task):
         with self._lock:
             self._count += 1
             self._waiting[self._count] = key, session
-            surplus = [self._waiting.popitem(last=False)[1][1] for _ in range(len(self._waiting) - self.waiting)]
+            surplus = [
+                self._waiting.popitem(last=False)[1][1] for _ in range(len(self._waiting) - int(self.waiting))
+            ]
         for old in surplus:
             old.close()

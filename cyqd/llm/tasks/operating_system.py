@@ -8,6 +8,7 @@ from shlex import quote
 
 from cyqd.llm.environments import Job, Outcome
 from cyqd.llm.tasks.base import SandboxTask, Spec, Turn, failure
+from cyqd.llm.tasks.problems import Problem
 from cyqd.llm.tasks.replies import code_or_raw
 
 # The driver's own exit codes.
@@ -65,6 +66,10 @@ class OperatingSystem(SandboxTask):
         if good or outcome.status == "ok" or ("check" in spec and outcome.exit_code == _CHECK_FAILED):
             return Turn(done=True, score=float(good))
         return Turn(done=False, observation=failure(outcome))
+
+    def wrong(self, problem: Problem) -> list[str]:
+        """Return a command that succeeds and changes nothing."""
+        return ["echo 987654321"]
 
 
 def _command(reply: str) -> str:

@@ -1,0 +1,1 @@
+"""Commands that this domain adds to ``python -m cyqd``."""
