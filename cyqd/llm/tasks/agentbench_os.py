@@ -49,7 +49,7 @@ class AgentBenchOS(LiveTask):
         silence_seconds: stop listening to a command that neither printed nor computed for so long; it goes on, and
             gets what is typed next. AgentBench has 5, whether it computes or not.
         command_seconds: a command that still prints or computes is killed after this time.
-        script_seconds: the limit of each script that prepares or checks.
+        script_seconds: the limit of each script that prepares or checks; one of AgentBench's sleeps for 60.
         warm: containers started ahead for each image; by default as many as ``environments``.
         limits: what a container may use.
     """
@@ -64,7 +64,7 @@ class AgentBenchOS(LiveTask):
         uncommitted: Literal["judge", "fail"] = "judge",
         silence_seconds: float = 5.0,
         command_seconds: float = 30.0,
-        script_seconds: float = 60.0,
+        script_seconds: float = 120.0,
         warm: int | None = None,
         limits: ContainerLimits = ContainerLimits(),  # noqa: B008
         **options: Any,

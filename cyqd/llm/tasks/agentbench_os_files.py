@@ -82,7 +82,8 @@ def _problem(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if "evaluation" in record:  # as AgentBench has it
         create = record.get("create")
         create = create if isinstance(create, dict) else {}  # some are a list, which means nothing
-        require(record, "problem", evaluation=dict)
+        if not isinstance(record["evaluation"], dict):
+            raise ValueError(f"'evaluation' must be an object, got {record['evaluation']!r:.60}")
         record = {
             **record["evaluation"],
             "description": record.get("description"),
