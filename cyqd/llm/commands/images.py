@@ -8,6 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from cyqd.commands._common import Parser
+from cyqd.llm.environments import SandboxUnavailable
 from cyqd.llm.images import ImageError, build, known
 from cyqd.training.run import SetupError
 
@@ -36,7 +37,7 @@ def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
     def work() -> None:
         try:
             built = build(config.names or (), base=config.base, rootfs=config.rootfs, network=config.network)
-        except (ImageError, ValueError, OSError, RuntimeError) as error:  # the daemon's own words say it all
+        except (ImageError, SandboxUnavailable, ValueError, OSError) as error:  # the daemon's own words say it all
             raise SetupError(str(error)) from error
         print(f"built: {', '.join(built)}")
 
