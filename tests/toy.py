@@ -70,7 +70,7 @@ class ToyData(L.LightningDataModule):
         super().__init__()
         self.tasks = [SimpleNamespace(name=f"task{k}") for k in range(len(sizes))]
         self.tasks[0].measures = ("odd", "even")
-        self.tasks[0].derived = lambda means: {"difference": abs(means["odd"] - means["even"])}
+        self.tasks[0].derived = lambda means: {**means, "difference": abs(means["odd"] - means["even"])}
         self.sizes = sizes
         self.batch_size = batch_size
 

@@ -11,20 +11,21 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from cyqd.llm.chat import IGNORED, Conversation, Example, read_conversations, tokenise
 from cyqd.llm.scripted import SPLITS, Check, check_task
-from cyqd.llm.tasks.base import Split, Task
+from cyqd.llm.tasks.base import Task
 from cyqd.llm.tasks.problems import Problem
 from cyqd.training import ShardedBatchSampler
+from cyqd.training.loading import ResumableLoader, ResumableSampler
+from cyqd.training.splits import Split
 
 CHUNK = 1000  # conversations tokenised at a time
 
 
-class LengthGroupedSampler(DistributedSampler[int]):
+class LengthGroupedSampler(ResumableSampler):
     """Shuffles examples such that those of similar length meet in a batch, on every process at once.
 
     The examples are shuffled, cut into pools of ``pool`` global batches, sorted by length within a pool, and the
@@ -50,13 +51,13 @@ class LengthGroupedSampler(DistributedSampler[int]):
         processes: int = 1,
         pool: int = 50,
     ) -> None:
-        super().__init__(lengths, num_replicas=processes, rank=rank, seed=seed)  # type: ignore[arg-type]
+        super().__init__(len(lengths), seed=seed, rank=rank, processes=processes)
         self.lengths = lengths
-        self.start = 0
         self.block = batch_size * processes
         self.pool = pool * self.block
 
-    def __iter__(self) -> Iterator[int]:
+    def order(self) -> Sequence[int]:
+        """Return this process's examples of the epoch; see :class:`ResumableSampler`."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
         order = [order[i % len(order)] for i in range(self.total_size)]
@@ -65,33 +66,7 @@ class LengthGroupedSampler(DistributedSampler[int]):
         blocks = [ordered[i : i + self.block] for i in range(0, len(ordered), self.block)]
         tail = [blocks.pop()] if len(blocks[-1]) < self.block else []  # a short batch comes last
         shuffled = [blocks[i] for i in torch.randperm(len(blocks), generator=generator).tolist()]
-        mine = [i for block in shuffled + tail for i in block[self.rank :: self.num_replicas]]
-        return iter(mine[self.start :])
-
-
-class ResumableLoader(DataLoader[Example]):
-    """A training loader that, from a checkpoint within an epoch, goes on with the batch that came next."""
-
-    sampler: LengthGroupedSampler
-    taken = 0
-    resumed = False
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
-        self.taken = self.taken % len(self) if self.resumed else 0
-        self.resumed = False
-        assert self.batch_size is not None
-        self.sampler.start = self.taken * self.batch_size
-        for batch in super().__iter__():
-            self.taken += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Return how many batches of the epoch were taken."""
-        return {"taken": self.taken}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on behind that many batches."""
-        self.taken, self.resumed = state_dict["taken"], True
+        return [i for block in shuffled + tail for i in block[self.rank :: self.num_replicas]]
 
 
 def collate(examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -230,7 +205,7 @@ class LLMData(L.LightningDataModule):
             raise ValueError(f"no conversation fits data.max_length = {self.max_length} tokens")
         return examples
 
-    def train_dataloader(self) -> ResumableLoader:
+    def train_dataloader(self) -> ResumableLoader[Example]:
         """Return right-padded batches of chats."""
         assert self.trainer is not None
         sampler = LengthGroupedSampler(

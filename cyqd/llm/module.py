@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -25,10 +26,13 @@ from cyqd.llm.chat import IGNORED, render
 from cyqd.llm.data import ProblemBatch
 from cyqd.llm.dialogue import Dialogue, Dialogues
 from cyqd.llm.generation import generate
-from cyqd.llm.lora import LoRA, add_adapters, merged, save_adapter
 from cyqd.llm.tasks.base import Task, Turn
 from cyqd.llm.tasks.problems import Problem
 from cyqd.training import EvolvableModule
+from cyqd.training.lora import LoRA, add_adapters, merged, save_adapter
+from cyqd.training.optimisation import adamw_with_cosine
+
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class LLMModule(EvolvableModule):
@@ -74,7 +78,7 @@ class LLMModule(EvolvableModule):
         self.base = weights.local_folder(base)
         self.lr, self.min_lr_ratio, self.warmup_ratio = lr, min_lr_ratio, warmup_ratio
         self.betas, self.weight_decay = betas, weight_decay
-        self.lora = lora
+        self.lora = lora and replace(lora, targets=lora.targets or LORA_TARGETS)
         self.max_new_tokens = max_new_tokens
         self.tokenizer = weights.load_tokenizer(self.base)
         weights.FolderWeights(self.base)  # the clear error, before the slow load
@@ -88,8 +92,8 @@ class LLMModule(EvolvableModule):
             )
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[no-untyped-call]
-        if lora is not None:
-            add_adapters(self.model, lora)
+        if self.lora is not None:
+            add_adapters(self.model, self.lora)
         self.matrices = {n for n, p in self.model.named_parameters() if p.ndim >= 2}  # FSDP flattens the live ones
         self.dialogues = Dialogues(self.reply, self.timings)
 
@@ -139,25 +143,16 @@ class LLMModule(EvolvableModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW with linear warm-up and a cosine to the minimum rate, stepped every optimizer step."""
-        decayed: list[torch.nn.Parameter] = []
-        others: list[torch.nn.Parameter] = []
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                plain = name.replace("_fsdp_wrapped_module.", "")
-                (decayed if plain in self.matrices else others).append(parameter)
-        groups = [
-            {"params": decayed, "weight_decay": self.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
-        steps = self.trainer.estimated_stepping_batches
-        if math.isinf(steps):
-            raise ValueError("the cosine schedule needs an end: set trainer.max_epochs or trainer.max_steps")
-        factor = partial(
-            warmup_cosine, steps=int(steps), warmup_ratio=self.warmup_ratio, min_lr_ratio=self.min_lr_ratio
+        return adamw_with_cosine(
+            ((n.replace("_fsdp_wrapped_module.", ""), p) for n, p in self.model.named_parameters()),
+            steps=self.trainer.estimated_stepping_batches,
+            matrices=self.matrices,
+            lr=self.lr,
+            min_lr_ratio=self.min_lr_ratio,
+            warmup_ratio=self.warmup_ratio,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # Evaluation
 
@@ -263,7 +258,7 @@ class LLMModule(EvolvableModule):
         with tempfile.TemporaryDirectory(dir=path, prefix=".saving-") as name:
             folder = Path(name)
             if self.lora is not None:
-                save_adapter(state, self.lora, folder / "adapter", base=str(self.base))
+                save_adapter(state, self.lora, folder / "adapter", base=str(self.base), task_type="CAUSAL_LM")
                 state = merged(state, self.lora)
             dtype = weights.stored_dtype(self.base)
             state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in state.items()}
@@ -292,12 +287,3 @@ def _draw_seed(dialogue: Dialogue) -> int:
     """Return the seed of a reply's draws: a function of the run's seed and of what is replied to."""
     key = (torch.initial_seed(), dialogue.problem.id, dialogue.sample, len(dialogue.replies))
     return int.from_bytes(hashlib.sha256(json.dumps(key).encode()).digest()[:8], "big") >> 1
-
-
-def warmup_cosine(step: int, *, steps: int, warmup_ratio: float, min_lr_ratio: float) -> float:
-    """Return the factor on the peak rate at ``step`` of ``steps``: linear up, then a cosine to ``min_lr_ratio``."""
-    warmup = round(warmup_ratio * steps)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return min_lr_ratio + (1 - min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2

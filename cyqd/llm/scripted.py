@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cyqd.llm.dialogue import Dialogue, Dialogues
-from cyqd.llm.tasks.base import Split, Task, Turn
+from cyqd.llm.tasks.base import Task, Turn
 from cyqd.llm.tasks.problems import Problem
+from cyqd.training.splits import Split
 
 Script = Sequence[str | Callable[[str], str]]
 """Replies in turn; a callable makes one from the environment's newest observation, or "" before the first."""

@@ -20,7 +20,8 @@ class EvolvableModule(L.LightningModule, ABC):
     A domain subclasses it and pairs it with a LightningDataModule that has
 
     - ``tasks``: a sequence whose items have a ``name``, one per task, and may have ``measures``, names of what is
-      reported beside the score, and ``derived(means)``, which returns what follows from the means of those;
+      reported beside the score, and ``derived(means)``, which makes what is reported out of the means of those that
+      any problem has;
     - ``val_dataloader()`` and ``test_dataloader()``: a list of one loader per task, in that order, sharded by
       :class:`cyqd.training.ShardedBatchSampler`;
     - optionally ``splits()``, which returns the ids of each task's problems: task → "optimisation" or "test" → ids;
@@ -81,14 +82,14 @@ class EvolvableModule(L.LightningModule, ABC):
     def measures(self) -> dict[str, dict[str, float]]:
         """Return the means of the measures over all processes, by task; to be called on every process.
 
-        A measure that no problem has is left out, and with it what would follow from it.
+        A measure that no problem has is left out.
         """
         found = {}
         for task, metrics in zip(self._tasks, self._measured, strict=True):
             scores = {name: metric.score() for name, metric in metrics.items()}
             means = {name: score.mean for name, score in scores.items() if score.n}
             if means:
-                found[task.name] = means | (task.derived(means) if len(means) == len(metrics) else {})
+                found[task.name] = task.derived(means)
         return found
 
     def evolved_parameters(self) -> dict[str, nn.Parameter]:

@@ -155,7 +155,7 @@ class Sided(Guess):
         return ["odd" if problem.spec["n"] % 2 else "even"]
 
     def derived(self, means: Mapping[str, float]) -> dict[str, float]:
-        return {"both": (means["odd"] + means["even"]) / 2}
+        return {**means, "both": (means["odd"] + means["even"]) / 2}
 
 
 def test_a_problems_dialogues_are_combined_when_the_last_has_ended() -> None:

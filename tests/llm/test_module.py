@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cyqd.llm import LLMData, LLMModule, LoRA
 from cyqd.llm.chat import IGNORED
-from cyqd.llm.lora import merged
-from cyqd.llm.module import warmup_cosine
+from cyqd.training.lora import merged
+from cyqd.training.optimisation import warmup_cosine
 
 
 @pytest.fixture(scope="module")

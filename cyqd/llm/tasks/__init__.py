@@ -1,7 +1,7 @@
 """Tasks: problems, and the environments that answer and judge a model's replies."""
 
 from cyqd.llm.tasks.agentbench_os import AgentBenchOS
-from cyqd.llm.tasks.base import SandboxTask, Split, Task, Turn
+from cyqd.llm.tasks.base import SandboxTask, Task, Turn
 from cyqd.llm.tasks.coding import Coding
 from cyqd.llm.tasks.coding_benchmark import CodingBenchmark
 from cyqd.llm.tasks.database import Database
@@ -19,7 +19,6 @@ __all__ = [
     "OperatingSystem",
     "Problem",
     "SandboxTask",
-    "Split",
     "Task",
     "Turn",
 ]

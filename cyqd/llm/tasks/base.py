@@ -9,13 +9,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from cyqd.llm.chat import chat_template
 from cyqd.llm.environments import Job, Limits, Outcome, shared_sandbox
-from cyqd.llm.tasks.problems import Problem, excluded, halves, messages_of, read_records
+from cyqd.llm.tasks.problems import Problem, messages_of, read_records
+from cyqd.training.splits import Split, excluded, halves
 
-Split = Literal["optimisation", "test"]
 Spec = Mapping[str, Any]
 
 _CACHED = 1 << 16  # verdicts kept; then the cache starts again
@@ -185,8 +185,8 @@ class Task(ABC):
         return self.measures
 
     def derived(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Return what follows from the means of all :attr:`measures`, by name; by default nothing."""
-        return {}
+        """Return what is reported, given the means of those :attr:`measures` that any problem has; by default those."""
+        return dict(means)
 
 
 def _check_gold(spec: Spec) -> None:

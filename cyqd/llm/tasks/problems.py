@@ -1,10 +1,9 @@
-"""Problems: reading them from JSONL, and the even split into an optimisation half and a test half."""
+"""Problems: reading them from JSONL."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,39 +93,3 @@ def messages_of(prompt: str | Sequence[Any], system: str | None = None) -> tuple
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
     return tuple(messages)
-
-
-def halves(problems: Sequence[Problem], seed: int) -> tuple[list[Problem], list[Problem]]:
-    """Split evenly by a hash of seed and id, whatever the order of ``problems``; the first half may be one more."""
-    shuffled = sorted(problems, key=lambda problem: hashlib.sha256(f"{seed}:{problem.id}".encode()).digest())
-    middle = (len(shuffled) + 1) // 2
-    return shuffled[:middle], shuffled[middle:]
-
-
-def excluded(files: Sequence[Path], task: str, ids: Collection[str]) -> set[str]:
-    """Return the ids that JSON files {task's name: [id, ...]} list for a task.
-
-    Args:
-        files: the files; other tasks' entries in them are ignored.
-        task: the task's name.
-        ids: the ids that exist.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if a file has another form, or lists an id that does not exist.
-    """
-    found: set[str] = set()
-    for path in files:
-        try:
-            lists = json.loads(Path(path).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"exclude: {path} is no valid JSON ({error})") from None
-        if not isinstance(lists, dict) or not all(isinstance(listed, list) for listed in lists.values()):
-            raise ValueError(f"exclude: {path} must hold an object of task names and lists of problem ids")
-        listed = lists.get(task, [])
-        if unknown := [problem for problem in listed if problem not in ids]:
-            raise ValueError(
-                f"exclude: {path} lists {len(unknown)} ids that task {task} lacks, such as {unknown[0]!r}"
-            )
-        found.update(listed)
-    return found

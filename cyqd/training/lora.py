@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
 
 @dataclass
@@ -21,15 +20,13 @@ class LoRA:
         rank: of every adapter.
         alpha: adapters are scaled by ``alpha / rank``.
         dropout: on the adapters' input.
-        targets: names of the linear layers that get an adapter.
+        targets: names of the linear layers that get an adapter; the domain's choice if not given.
     """
 
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
-    targets: Sequence[str] = (
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
-    )  # fmt: skip
+    targets: Sequence[str] | None = None
 
     @property
     def scale(self) -> float:
@@ -37,8 +34,8 @@ class LoRA:
         return self.alpha / self.rank
 
 
-def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
-    """Give the model trainable adapters, in place, and freeze the rest.
+def add_adapters(model: nn.Module, lora: LoRA) -> None:
+    """Give the model trainable adapters on ``lora.targets``, in place, and freeze the rest.
 
     Raises:
         ImportError: if peft is not installed.
@@ -47,7 +44,7 @@ def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
     config = _peft_config(lora)
     from peft import inject_adapter_in_model
 
-    for target in lora.targets:
+    for target in lora.targets or ():
         layers = [layer for name, layer in model.named_modules() if name.rpartition(".")[2] == target]
         if not layers or not all(isinstance(layer, torch.nn.Linear) for layer in layers):
             raise ValueError(f"lora.targets: {type(model).__name__} has no linear layers called {target!r}")
@@ -63,8 +60,7 @@ def _peft_config(lora: LoRA, **more: Any) -> Any:
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type] # peft means any number
         lora_dropout=lora.dropout,
-        target_modules=list(lora.targets),
-        task_type="CAUSAL_LM",
+        target_modules=list(lora.targets or ()),
         **more,
     )
 
@@ -85,10 +81,14 @@ def merged(state: Mapping[str, Tensor], lora: LoRA) -> dict[str, Tensor]:
     return plain
 
 
-def save_adapter(state: Mapping[str, Tensor], lora: LoRA, folder: Path, *, base: str) -> None:
-    """Write the adapters as a peft folder."""
+def save_adapter(
+    state: Mapping[str, Tensor], lora: LoRA, folder: Path, *, base: str, task_type: str | None = None
+) -> None:
+    """Write the adapters as a peft folder; ``task_type`` is peft's name for what the model does."""
     folder.mkdir(parents=True, exist_ok=True)
-    _peft_config(lora, base_model_name_or_path=base, inference_mode=True).save_pretrained(str(folder))
+    _peft_config(lora, base_model_name_or_path=base, task_type=task_type, inference_mode=True).save_pretrained(
+        str(folder)
+    )
     adapters = {
         f"base_model.model.{name.replace('.default.', '.')}": tensor.contiguous()
         for name, tensor in state.items()

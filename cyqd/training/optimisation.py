@@ -1,0 +1,59 @@
+"""The optimizer of every expert: AdamW with linear warm-up and a cosine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from functools import partial
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
+
+def adamw_with_cosine(
+    parameters: Iterable[tuple[str, torch.nn.Parameter]],
+    *,
+    steps: float,
+    matrices: Collection[str],
+    lr: float,
+    min_lr_ratio: float,
+    warmup_ratio: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+) -> OptimizerLRScheduler:
+    """Return AdamW over what is trainable, and a schedule that is stepped every optimizer step.
+
+    Args:
+        parameters: (name, parameter).
+        steps: optimizer steps of the whole run.
+        matrices: names of the parameters that decay.
+        lr: peak learning rate.
+        min_lr_ratio: the cosine ends at this fraction of ``lr``.
+        warmup_ratio: linear warm-up over this fraction of the steps.
+        betas: AdamW's.
+        weight_decay: AdamW's, on ``matrices`` only.
+
+    Raises:
+        ValueError: if ``steps`` is infinite.
+    """
+    if math.isinf(steps):
+        raise ValueError("the cosine schedule needs an end: set trainer.max_epochs or trainer.max_steps")
+    decayed: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    for name, parameter in parameters:
+        if parameter.requires_grad:
+            (decayed if name in matrices else others).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=betas)
+    factor = partial(warmup_cosine, steps=int(steps), warmup_ratio=warmup_ratio, min_lr_ratio=min_lr_ratio)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def warmup_cosine(step: int, *, steps: int, warmup_ratio: float, min_lr_ratio: float) -> float:
+    """Return the factor on the peak rate at ``step`` of ``steps``: linear up, then a cosine to ``min_lr_ratio``."""
+    warmup = round(warmup_ratio * steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return min_lr_ratio + (1 - min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
