@@ -40,9 +40,9 @@ class ToyModule(EvolvableModule):
         numbers, inputs, targets = batch
         error = (self.net(inputs) - targets).square().mean(dim=1)
         for number, score in zip(numbers.tolist(), torch.exp(-error).tolist(), strict=True):
-            side = "odd" if number % 2 else "even"
-            measures = {side: score} if dataloader_idx == 0 else {}
-            self.record(dataloader_idx, f"task{dataloader_idx}/{number}", score, measures)
+            task = self._tasks[dataloader_idx].name
+            measures = {"odd" if number % 2 else "even": score} if task == "task0" else {}
+            self.record(dataloader_idx, f"{task}/{number}", score, measures)
 
     def read_weights(self, path: Path) -> Mapping[str, Tensor]:
         with safe_open(path / FILE, framework="pt") as file:
@@ -68,19 +68,19 @@ class ToyData(L.LightningDataModule):
 
     def __init__(self, sizes: list[int], *, batch_size: int = 4) -> None:
         super().__init__()
-        self.tasks = [SimpleNamespace(name=f"task{k}") for k in range(len(sizes))]
+        self.tasks = [SimpleNamespace(name=f"task{k}", number=k, size=size) for k, size in enumerate(sizes)]
         self.tasks[0].measures = ("odd", "even")
         self.tasks[0].derived = lambda means: {**means, "difference": abs(means["odd"] - means["even"])}
-        self.sizes = sizes
         self.batch_size = batch_size
 
     def _loaders(self, seed: int) -> list[DataLoader]:
         loaders = []
-        for task, size in enumerate(self.sizes):
-            inputs = torch.randn(size, WIDTH, generator=torch.Generator().manual_seed(seed + task))
-            targets = inputs @ torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(100 + task)) / 3
-            sampler = ShardedBatchSampler(size, batch_size=self.batch_size, offset=task)
-            loaders.append(DataLoader(TensorDataset(torch.arange(size), inputs, targets), batch_sampler=sampler))
+        for offset, task in enumerate(self.tasks):
+            inputs = torch.randn(task.size, WIDTH, generator=torch.Generator().manual_seed(seed + task.number))
+            target = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(100 + task.number)) / 3
+            sampler = ShardedBatchSampler(task.size, batch_size=self.batch_size, offset=offset)
+            rows = TensorDataset(torch.arange(task.size), inputs, inputs @ target)
+            loaders.append(DataLoader(rows, batch_sampler=sampler))
         return loaders
 
     def val_dataloader(self) -> list[DataLoader]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import yaml
@@ -12,9 +15,10 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
 from cyqd.commands._common import Parser, model_parser, save_config, show, task_names
-from cyqd.evolution import GenomeStore, Strategy
+from cyqd.evolution import ExpertSpace, GenomeStore, Strategy
 from cyqd.evolution.storage import load_json, save_json
-from cyqd.training.run import HOST_OPTIONS, evolve, is_first_process, open_space
+from cyqd.report.pairs import write_pairs
+from cyqd.training.run import HOST_OPTIONS, evolve, is_first_process, narrow, open_space
 
 REQUIRED = ("model", "data", "experts", "run")
 
@@ -29,6 +33,13 @@ def parser(*, required: Collection[str] = REQUIRED) -> Parser:
         "--experts", type=dict[str, Path], required="experts" in required, help="each task's expert, by task name"
     )
     parser.add_subclass_arguments(Strategy, "strategy", default={"class_path": "cyqd.evolution.CycleQD"})
+    parser.add_argument("--only", type=list[str], help="evolve the experts of these tasks alone")
+    parser.add_argument(
+        "--pairs",
+        type=bool,
+        default=False,
+        help="evolve every pair of experts on its own, in `run`/A+B, and compare the pairs with their similarity",
+    )
     parser.add_argument("--run", type=Path, required="run" in required, help="folder to write the run to")
     parser.add_argument(
         "--ckpt_path",
@@ -49,45 +60,83 @@ def parser(*, required: Collection[str] = REQUIRED) -> Parser:
 def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
     """Prepare ``evolve``: everything that can be wrong is found here, before any work."""
     arguments = parser.instantiate(config)
-    text = parser.dump(config, skip_validation=True)
-    run: Path = arguments.run
-    strategy: Strategy = arguments.strategy
-    rule = arguments.final_rule or strategy.rules[0]
-    if rule not in strategy.rules:
-        raise ValueError(f"final_rule: expected one of {', '.join(strategy.rules)}, got {rule}")
+    rules = arguments.strategy.rules
+    if arguments.final_rule and arguments.final_rule not in rules:
+        raise ValueError(f"final_rule: expected one of {', '.join(rules)}, got {arguments.final_rule}")
+    tasks = _tasks(arguments)
+    space = open_space(arguments.model, {task: arguments.experts[task] for task in tasks}, rank=arguments.rank)
+    if not arguments.pairs:
+        single = _prepare_run(config, parser, arguments, space)
+        return lambda: show(single(), f"run: {arguments.run}")
+    parts = {}
+    for pair in combinations(tasks, 2):
+        part = config.clone()
+        part.only, part.pairs, part.run = list(pair), False, arguments.run / "+".join(pair)
+        parts[pair] = _prepare_run(part, parser, arguments, narrow(space, pair))
+
+    def work() -> None:
+        for number, (pair, evolve_pair) in enumerate(parts.items(), start=1):
+            if is_first_process():
+                print(f"\npair {number} of {len(parts)}: {' + '.join(pair)}", flush=True)
+            show(evolve_pair(), f"run: {arguments.run / '+'.join(pair)}")
+        if is_first_process():
+            print(f"\n{write_pairs(arguments.run, parts)}\n\npairs: {arguments.run}")
+
+    return work
+
+
+def _tasks(arguments: Namespace) -> list[str]:
+    """Return the tasks whose experts are evolved, in the data's order."""
     tasks = task_names(arguments.data)
     if len(set(tasks)) < len(tasks):
         raise ValueError(f"data: every task needs a name of its own, got {tasks}")
-    if len(tasks) < 2:
-        raise ValueError(f"data: evolving needs at least two tasks, got {len(tasks)}: {tasks}")
+    only = tasks if arguments.only is None else arguments.only
+    if not set(only) <= set(tasks):
+        raise ValueError(f"only: expected some of the tasks {tasks}, got {only}")
+    if len(set(only)) < 2:
+        key = "data" if only is tasks else "only"
+        raise ValueError(f"{key}: evolving needs at least two tasks, got {len(only)}: {only}")
     if set(arguments.experts) != set(tasks):
         raise ValueError(f"experts: expected one for each task {tasks}, got {list(arguments.experts)}")
-    splits = arguments.data.splits() if hasattr(arguments.data, "splits") else {}
+    return [task for task in tasks if task in only]
+
+
+def _prepare_run(
+    config: Namespace, parser: Parser, arguments: Namespace, space: ExpertSpace
+) -> Callable[[], list[dict[str, Any]]]:
+    """Prepare one evolution, of the experts in ``space``; its work returns the rows of the results table."""
+    text = parser.dump(config, skip_validation=True)
+    run = Path(config.run)
+    strategy: Strategy = copy.deepcopy(arguments.strategy)
+    data = copy.copy(arguments.data)
+    data.tasks = [task for task in data.tasks if task.name in space.tasks]
+    splits = data.splits() if hasattr(data, "splits") else {}
     state = _state_to_continue(run, arguments.ckpt_path)
-    space = open_space(arguments.model, {task: arguments.experts[task] for task in tasks}, rank=arguments.rank)
     if state and is_first_process():
         _check_same_evaluation(run / "config.yaml", text)
         _check_same_problems(run / "splits.json", splits)
         strategy.setup(space, GenomeStore(state.parent / "genomes", space), arguments.seed)
         strategy.check_settings(load_json(state))
-    save_config(run, text)
-    if is_first_process():
-        save_json(run / "splits.json", splits)
 
-    def work() -> None:
+    def work() -> list[dict[str, Any]]:
+        save_config(run, text)
+        if is_first_process():
+            save_json(run / "splits.json", splits)
         rows = evolve(
             arguments.model,
-            arguments.data,
+            data,
             space,
             strategy,
             run=run,
             seed=arguments.seed,
             trainer_arguments=vars(arguments.trainer),
-            final_rule=rule,
-            cache=arguments.cache or run.parent / ".singular_bases",
+            final_rule=arguments.final_rule or strategy.rules[0],
+            cache=arguments.cache or arguments.run.parent / ".singular_bases",
             resident=arguments.resident,
         )
-        show(rows, f"run: {run}")
+        if not strategy.done and run != arguments.run:
+            raise SystemExit(f"interrupted in {run}; continue with --ckpt_path last")
+        return rows
 
     return work
 

@@ -1,7 +1,7 @@
 """The Lightning side: one Trainer run hosts a whole evolution."""
 
 from cyqd.training.metrics import MeanScore, Score
-from cyqd.training.module import EvolvableModule
+from cyqd.training.module import EvolvableModule, Picture
 from cyqd.training.sharding import ShardedBatchSampler
 
-__all__ = ["EvolvableModule", "MeanScore", "Score", "ShardedBatchSampler"]
+__all__ = ["EvolvableModule", "MeanScore", "Picture", "Score", "ShardedBatchSampler"]

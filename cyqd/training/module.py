@@ -5,13 +5,29 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cyqd.training.metrics import MeanScore
+
+
+class Picture(NamedTuple):
+    """A problem whose answer is a mask, to look at; all equally large, and small enough to print.
+
+    Attributes:
+        problem: uint8 [H, W, 3], RGB.
+        truth: bool [H, W].
+        prediction: bool [H, W].
+    """
+
+    problem: NDArray[np.uint8]
+    truth: NDArray[np.bool_]
+    prediction: NDArray[np.bool_]
 
 
 class EvolvableModule(L.LightningModule, ABC):
@@ -111,6 +127,15 @@ class EvolvableModule(L.LightningModule, ABC):
         Raises:
             ValueError: naming the file and what differs.
         """
+
+    def pictures(self, data: L.LightningDataModule, problems: Sequence[str]) -> dict[str, Picture]:
+        """Return what the live model makes of problems of the test split, to look at; by default there is nothing.
+
+        Args:
+            data: the data module that has them.
+            problems: their names, "task/id".
+        """
+        return {}
 
     @abstractmethod
     def save_model(self, path: Path, card: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +25,7 @@ from cyqd.report.tables import markdown_table, results_row
 from cyqd.training.evolution import Evolution
 from cyqd.training.host import EvaluationData, EvolutionHost
 from cyqd.training.module import EvolvableModule
+from cyqd.training.pictures import draw_pictures
 from cyqd.training.strategies import EvaluationStrategy
 
 HOST_ARGUMENTS: dict[str, Any] = {
@@ -158,6 +161,16 @@ def open_space(
     return space
 
 
+def narrow(space: ExpertSpace, tasks: Sequence[str]) -> ExpertSpace:
+    """Return the space of some of a space's experts."""
+    picked = [space.tasks.index(task) for task in tasks]
+    experts = [space.experts[k] for k in picked]
+    part = ExpertSpace(space.base, experts, list(tasks), names=space.names, rank=space.rank)
+    base, *others = space.identity.split() or [""]
+    part.identity = " ".join([base, *(others[k] for k in picked)]) if others else ""
+    return part
+
+
 def evolve(
     model: EvolvableModule,
     data: L.LightningDataModule,
@@ -206,8 +219,19 @@ def evolve(
     records = score(model, data, models, folder=folder, arguments={**trainer_arguments, "logger": False}, **common)
     rows = [results_row(record["model"], record) for record in records]
     if is_first_process():
-        about = {"evaluations": strategy.evaluated, "budget": strategy.budget, "seed": seed}
+        final = final_rule if final_rule in models else f"{name} {final_rule}"
+        about = {
+            "evaluations": strategy.evaluated,
+            "budget": strategy.budget,
+            "seed": seed,
+            "final": final,
+            "similarity": similarities(space),
+        }
         write_results(run, rows, {**about, "evolution": troubles(read_history(run / "history.jsonl"))})
+        pictures = draw_pictures(model, data, space, results[final_rule], records, final, run / "pictures")
+        for logger in (logger for logger in trainer.loggers if hasattr(logger, "log_image")):
+            for path in pictures:
+                logger.log_image(key=f"pictures/{path.stem}", images=[str(path)])
         materialise(results[final_rule], model.evolved_parameters())
         text = f"Merged by {name} (rule `{final_rule}`, {strategy.evaluated} evaluations) from {model.base}."
         model.save_model(run / "model", model_card(str(model.base), text, rows))
@@ -241,6 +265,15 @@ def score(
     if len(records) < len(models):
         raise SystemExit(f"interrupted with {len(records)} of {len(models)} models scored on the {split} split")
     return records
+
+
+def similarities(space: ExpertSpace) -> dict[str, float | None]:
+    """Return the similarity of every pair of experts, as "A+B"; empty if the strategy needs no singular bases."""
+    found = {}
+    for a, b in combinations(range(len(space.bases)), 2):
+        similarity = space.similarity(a, b)
+        found[f"{space.tasks[a]}+{space.tasks[b]}"] = similarity if math.isfinite(similarity) else None
+    return found
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
