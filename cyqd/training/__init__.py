@@ -2,6 +2,7 @@
 
 from cyqd.training.metrics import MeanScore, Score
 from cyqd.training.module import EvolvableModule, Picture
+from cyqd.training.regulariser import SimilarityRegulariser
 from cyqd.training.sharding import ShardedBatchSampler
 
-__all__ = ["EvolvableModule", "MeanScore", "Picture", "Score", "ShardedBatchSampler"]
+__all__ = ["EvolvableModule", "MeanScore", "Picture", "Score", "ShardedBatchSampler", "SimilarityRegulariser"]

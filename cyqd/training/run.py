@@ -15,6 +15,7 @@ from typing import Any, Literal
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm import tqdm
 
 import cyqd
@@ -115,6 +116,8 @@ def fit(
 class ExpertWriter(L.Callback):
     """Writes the expert while the Trainer still holds it together, sharded or not.
 
+    Where a ModelCheckpoint monitors a score, the expert is its best checkpoint, else what training ended with.
+
     Args:
         out: folder to write.
     """
@@ -125,6 +128,10 @@ class ExpertWriter(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the expert."""
         assert isinstance(pl_module, EvolvableModule)
+        kept = trainer.checkpoint_callback
+        if isinstance(kept, ModelCheckpoint) and kept.monitor and kept.best_model_path:
+            checkpoint = trainer.strategy.load_checkpoint(kept.best_model_path, weights_only=True)
+            trainer.strategy.load_model_state_dict(checkpoint, strict=True)
         base = str(pl_module.base)
         pl_module.save_model(self.out, model_card(base, f"An expert fine-tuned from {base}.", ()))
 
