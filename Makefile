@@ -1,11 +1,13 @@
-# make demo: install, fit three tiny LLM experts, evolve them.   make test: install, run the tests.
+# make demo: install, fit three tiny LLM experts, evolve them.   make demo-sam: the same with four tiny SAM experts, in
+# pairs and all at once; with -j2 two experts are fitted at a time.   make test: install, run the tests.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo/llm
+DEMO_SAM := runs/demo/sam
 CYQD := $(BIN)/python -m cyqd
 
-.PHONY: install demo test lint clean-demo
+.PHONY: install demo demo-sam test lint clean-demo
 
 install: $(VENV)/.installed
 
@@ -28,8 +30,21 @@ $(DEMO)/base/cyqd.json: $(DEMO)/init/model.safetensors
 $(DEMO)/%/cyqd.json: $(DEMO)/base/cyqd.json
 	$(CYQD) fit --config configs/demo/llm/fit_$*.yaml
 
+demo-sam: $(foreach task,camouflage polyp skin leaf,$(DEMO_SAM)/$(task)/cyqd.json)
+	$(CYQD) evolve --config configs/demo/sam/table4.yaml --ckpt_path last
+	$(CYQD) evolve --config configs/demo/sam/evolve.yaml --ckpt_path last
+
+$(DEMO_SAM)/init/config.json: | install
+	$(BIN)/python -m cyqd.sam.demo --out $(DEMO_SAM)
+
+$(DEMO_SAM)/base/cyqd.json: $(DEMO_SAM)/init/config.json
+	$(CYQD) fit --config configs/demo/sam/fit_base.yaml
+
+$(DEMO_SAM)/%/cyqd.json: $(DEMO_SAM)/base/cyqd.json
+	$(CYQD) fit --config configs/demo/sam/fit_$*.yaml
+
 clean-demo:
-	rm -rf $(DEMO)
+	rm -rf $(DEMO) $(DEMO_SAM)
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
 from cyqd.__main__ import main
+from tests.sam.domain import SIZES, make_domain
 from tests.toy import make_models
 
 ROOT = Path(__file__).parents[1]
@@ -22,29 +24,65 @@ def toy_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
     return make_models(tmp_path_factory.mktemp("toy"), tasks=3)
 
 
-@pytest.fixture(scope="session")
-def toy_config(toy_models: tuple[Path, dict[str, Path]]) -> Callable[..., Path]:
-    """Write an evolve config of the toy domain; ``strategy`` replaces the strategy's arguments."""
-    base, experts = toy_models
+class Domain(NamedTuple):
+    """What the engine's tests need to know of a domain.
 
-    def write(run: Path, *, generations: int = 24, **strategy: object) -> Path:
+    ``parts`` are the config's model, data and experts; ``sizes`` how many problems of each task are scored in the
+    optimisation half; ``other_data`` is an option of its data that changes what is evaluated.
+    """
+
+    folder: Path
+    parts: dict[str, Any]
+    sizes: dict[str, int]
+    other_data: tuple[str, object]
+
+    def config(self, run: Path, *, generations: int = 24, **strategy: object) -> Path:
+        """Write an evolve config; ``strategy`` replaces the strategy's arguments."""
         config = {
-            "model": {"class_path": "tests.toy.ToyModule", "init_args": {"base": str(base)}},
-            "data": {"class_path": "tests.toy.ToyData", "init_args": {"sizes": [101, 37, 3]}},
-            "experts": {task: str(path) for task, path in experts.items()},
+            **self.parts,
             "strategy": {
                 "class_path": "cyqd.evolution.CycleQD",
                 "init_args": {"generations": generations, **strategy},
             },
             "run": str(run),
-            "cache": str(base.parent / "singular_bases"),
+            "cache": str(self.folder / "singular_bases"),
             "trainer": {"accelerator": "cpu", "devices": 1},
         }
         path = run.with_suffix(".yaml")
         path.write_text(yaml.safe_dump(config))
         return path
 
-    return write
+
+@pytest.fixture(scope="session")
+def toy(toy_models: tuple[Path, dict[str, Path]]) -> Domain:
+    base, experts = toy_models
+    parts = {
+        "model": {"class_path": "tests.toy.ToyModule", "init_args": {"base": str(base)}},
+        "data": {"class_path": "tests.toy.ToyData", "init_args": {"sizes": [101, 37, 3]}},
+        "experts": {task: str(path) for task, path in experts.items()},
+    }
+    sizes = {"task0": 101, "task1": 37, "task2": 3}
+    return Domain(base.parent, parts, sizes, ("--data.init_args.batch_size", 5))
+
+
+@pytest.fixture(scope="session")
+def segmentation(tmp_path_factory: pytest.TempPathFactory) -> Domain:
+    folder = tmp_path_factory.mktemp("segmentation")
+    sizes = {f"task{k}": (size + 1) // 2 for k, size in enumerate(SIZES)}
+    return Domain(folder, make_domain(folder), sizes, ("--data.init_args.eval_batch_size", 3))
+
+
+@pytest.fixture(scope="session", params=["toy", "segmentation"])
+def domain(request: pytest.FixtureRequest) -> Domain:
+    """Every domain that is small enough for the engine's tests."""
+    found: Domain = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="session")
+def toy_config(toy: Domain) -> Callable[..., Path]:
+    """Write an evolve config of the toy domain."""
+    return toy.config
 
 
 def command(*arguments: object) -> list[str]:
@@ -71,12 +109,26 @@ def cyqd() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
-def reference_run(
-    cyqd: Callable[..., object], toy_config: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def reference_run(cyqd: Callable[..., object], toy: Domain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy evolution that nothing disturbed, on one process."""
     run = tmp_path_factory.mktemp("reference") / "run"
-    cyqd("evolve", "--config", toy_config(run))
+    cyqd("evolve", "--config", toy.config(run))
+    return run
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    cyqd: Callable[..., object],
+    domain: Domain,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The same of every domain."""
+    if domain is request.getfixturevalue("toy"):
+        run: Path = request.getfixturevalue("reference_run")
+    else:
+        run = tmp_path_factory.mktemp("reference") / "run"
+        cyqd("evolve", "--config", domain.config(run))
     return run
 
 

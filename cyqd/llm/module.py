@@ -58,8 +58,6 @@ class LLMModule(EvolvableModule):
         ValueError: if the tokenizer has no chat template, no end token is named, or replies fill the context.
     """
 
-    allow_zero_length_dataloader_with_multiple_devices = True  # a process may have no batch of a small task
-
     def __init__(
         self,
         base: Path | str,

@@ -47,8 +47,11 @@ def picture_grid(
         titles: what is said of each row, at its left.
     """
     columns = list(rows[0])
-    figure = Figure(figsize=(1.9 * len(columns) + 1.2, 2.1 * len(rows) + 0.3), layout="constrained")
-    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    shapes = [row[columns[0]][0].shape for row in rows]
+    heights = [min(height / width, 2.0) for height, width, *_ in shapes]
+    size = (1.9 * len(columns) + 0.5, 1.9 * sum(heights) + 0.35 * len(rows) + 0.4)  # inches
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)
     for axes, row, title in zip(grid, rows, titles, strict=True):
         for cell, column in zip(axes, columns, strict=True):
             picture, caption = row[column]

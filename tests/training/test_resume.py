@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cyqd.__main__ import main
-from tests.conftest import ROOT, command, environment
+from tests.conftest import ROOT, Domain, command, environment
 
 Config = Callable[..., Path]
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -47,11 +47,9 @@ def wait_for_lines(path: Path, lines: int, process: subprocess.Popen[bytes]) -> 
 
 
 @pytest.mark.slow
-def test_killed_at_every_moment_of_saving(
-    cyqd: Command, toy_config: Config, reference_run: Path, tmp_path: Path
-) -> None:
+def test_killed_at_every_moment_of_saving(cyqd: Command, domain: Domain, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
-    config = toy_config(run)
+    config = domain.config(run)
     moments = [
         ("state/state.json:before", 1),  # the first expert is scored but not saved
         ("state/genomes:before", 4),
@@ -72,15 +70,13 @@ def test_killed_at_every_moment_of_saving(
         )
         assert done.returncode == -signal.SIGKILL, (moment, done.stderr)
     cyqd("evolve", "--config", config, "--ckpt_path", "last")
-    assert_same_run(reference_run, run)
+    assert_same_run(undisturbed, run)
 
 
 @pytest.mark.slow
-def test_killed_at_random_from_outside(
-    cyqd: Command, toy_config: Config, reference_run: Path, tmp_path: Path
-) -> None:
+def test_killed_at_random_from_outside(cyqd: Command, domain: Domain, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
-    config = toy_config(run)
+    config = domain.config(run)
     seed = random.randrange(10**6)
     print(f"seed {seed}")  # shown where the test fails
     moments = random.Random(seed)
@@ -95,14 +91,14 @@ def test_killed_at_random_from_outside(
             time.sleep(moments.random() * 0.03)
             process.kill()
     cyqd("evolve", "--config", config, "--ckpt_path", run)
-    assert_same_run(reference_run, run)
+    assert_same_run(undisturbed, run)
 
 
 def test_ctrl_c_ends_with_what_there_is_and_continues(
-    cyqd: Command, toy_config: Config, reference_run: Path, tmp_path: Path
+    cyqd: Command, domain: Domain, undisturbed: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "interrupted"
-    config = toy_config(run, generations=100_000)
+    config = domain.config(run, generations=100_000)
     with subprocess.Popen(
         command("evolve", "--config", config), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
     ) as process:
@@ -113,26 +109,26 @@ def test_ctrl_c_ends_with_what_there_is_and_continues(
     assert "CycleQD best_mean" in output
     done = json.loads((run / "results.json").read_text())["evaluations"]
     assert done == len(history(run)) < 27, "the test machine was too slow to interrupt in time"
-    assert history(run) == history(reference_run)[:done]
+    assert history(run) == history(undisturbed)[:done]
     cyqd("evolve", "--config", config, "--strategy.init_args.generations", 24, "--ckpt_path", "last")
-    assert_same_run(reference_run, run)
+    assert_same_run(undisturbed, run)
 
 
 def test_a_run_is_not_overwritten_nor_continued_under_other_settings(
-    refuse: Callable[..., str], toy_config: Config, reference_run: Path
+    refuse: Callable[..., str], domain: Domain, undisturbed: Path
 ) -> None:
-    config = toy_config(reference_run)
-    before = files(reference_run)
+    config = domain.config(undisturbed)
+    before = files(undisturbed)
     assert "already holds an evolution" in refuse("evolve", "--config", config)
     assert "seed" in refuse("evolve", "--config", config, "--ckpt_path", "last", "--seed", 5)
     other = ["--strategy.init_args.bins", 7]
     assert "bins = 15" in refuse("evolve", "--config", config, "--ckpt_path", "last", *other)
-    data = ["--data.init_args.batch_size", 5]
+    data = domain.other_data
     assert "`data` is no longer" in refuse("evolve", "--config", config, "--ckpt_path", "last", *data)
     precise = ["--trainer.precision", "64-true"]
     assert "trainer.precision" in refuse("evolve", "--config", config, "--ckpt_path", "last", *precise)
-    assert "ckpt_path" in refuse("evolve", "--config", config, "--ckpt_path", reference_run / "nowhere")
-    assert files(reference_run) == before
+    assert "ckpt_path" in refuse("evolve", "--config", config, "--ckpt_path", undisturbed / "nowhere")
+    assert files(undisturbed) == before
 
 
 def test_a_run_of_truncated_bases_continues(toy_config: Config, tmp_path: Path, refuse: Callable[..., str]) -> None:

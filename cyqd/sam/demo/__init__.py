@@ -1,0 +1,1 @@
+"""The demo's data and model: four synthetic segmentation domains and a tiny SAM, all made from a seed."""

@@ -1,0 +1,305 @@
+"""A Segment Anything model: fine-tuned on masks, scored by the IoU of its masks at original size."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn import functional as F
+
+from cyqd.sam import weights
+from cyqd.sam.data import SAMData
+from cyqd.sam.losses import LOSSES
+from cyqd.sam.metrics import score
+from cyqd.sam.pictures import picture
+from cyqd.sam.segmenter import original_size, segment
+from cyqd.training import EvolvableModule, Picture
+from cyqd.training.lora import LoRA, add_adapters, merged, save_adapter
+from cyqd.training.optimisation import adamw_with_cosine
+
+LORA_TARGETS = ("qkv", "proj")
+
+UNUSED = (
+    "prompt_encoder.mask_downscaling",
+    *(f"mask_decoder.output_hypernetworks_mlps.{token}" for token in (1, 2, 3)),
+    "mask_decoder.iou_prediction_head",
+)
+"""What a loss on the single mask of a prompt without masks never reaches: none of it trains."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class SAMModule(EvolvableModule):
+    """A Segment Anything model that makes one mask per image.
+
+    The defaults are those of the paper's source for its experts, Conv-LoRA (Zhong et al., ICLR 2024), with a cosine
+    for its linear decay of the learning rate. The predicted IoU is not trained, and neither are the three masks of
+    ``multimask_output``.
+
+    Args:
+        base: the model that is fine-tuned, or that the experts were tuned from: Meta's ``.pth`` file, or a folder
+            that this class wrote.
+        architecture: ``vit_h``, ``vit_l``, ``vit_b`` or ``tiny``; found out by default.
+        dtype: of the live weights; ``auto`` takes the file's own. Fine-tune in ``float32`` (with the Trainer's
+            ``precision: bf16-mixed`` where the hardware has it) and evolve in ``bfloat16`` to save time.
+        loss: ``structure`` (weighted cross-entropy and weighted IoU) or ``dice_focal`` (as SAM itself was trained);
+            both on logits at the size of the model's input, padding left out.
+        lr: peak learning rate.
+        min_lr_ratio: the cosine ends at this fraction of ``lr``.
+        warmup_ratio: linear warm-up over this fraction of the steps.
+        betas: AdamW's.
+        weight_decay: AdamW's, on parameters of two or more dimensions.
+        frozen: parts that do not train, by the beginning of their parameters' names, such as ``image_encoder`` or
+            ``image_encoder.blocks.0``.
+        gradient_checkpointing: recompute the encoder's activations in the backward pass to save memory.
+        lora: train low-rank adapters in the encoder's blocks (on ``qkv`` and ``proj`` of the attention unless it
+            names other layers) instead of the encoder's weights; the mask decoder still trains unless it is frozen.
+            The expert is saved merged all the same.
+
+    Raises:
+        FileNotFoundError: if there is no such model.
+        ValueError: if it is damaged or of another architecture, or ``frozen`` names no part of it.
+    """
+
+    def __init__(
+        self,
+        base: Path | str,
+        *,
+        architecture: str | None = None,
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        loss: Literal["structure", "dice_focal"] = "structure",
+        lr: float = 1e-4,
+        min_lr_ratio: float = 0.0,
+        warmup_ratio: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 1e-4,
+        frozen: Sequence[str] = ("prompt_encoder",),
+        gradient_checkpointing: bool = False,
+        lora: LoRA | None = None,
+    ) -> None:
+        super().__init__()
+        self.base = Path(base)
+        self.loss = LOSSES[loss]
+        self.lr, self.min_lr_ratio, self.warmup_ratio = lr, min_lr_ratio, warmup_ratio
+        self.betas, self.weight_decay = betas, weight_decay
+        self.gradient_checkpointing = gradient_checkpointing
+        self.lora = lora and replace(lora, targets=lora.targets or LORA_TARGETS)
+        self.stored_dtypes = {name: tensor.dtype for name, tensor in weights.read(self.base).items()}
+        live = DTYPES.get(dtype) or next(iter(self.stored_dtypes.values()))
+        architecture = architecture or weights.architecture_of(self.base)
+        self.sam = weights.load(self.base, architecture, dtype=live)
+        assert architecture is not None  # else there would be an error by now
+        self.architecture = architecture
+        self._freeze([*UNUSED, *frozen])
+        if self.lora is not None:
+            self.sam.image_encoder.requires_grad_(False)
+            add_adapters(self.sam.image_encoder.blocks, self.lora)
+        self.matrices = {n for n, p in self.sam.named_parameters() if p.ndim >= 2}  # FSDP flattens the live ones
+
+    def _freeze(self, parts: Sequence[str]) -> None:
+        parameters = dict(self.sam.named_parameters())
+        for part in parts:
+            found = [p for name, p in parameters.items() if f"{name}.".startswith(f"{part}.")]
+            if not found:
+                known = {".".join(name.split(".")[:depth]) for name in parameters for depth in (1, 2)}
+                raise ValueError(f"frozen: no parameter is in {part!r}; there are {', '.join(sorted(known))}")
+            for parameter in found:
+                parameter.requires_grad_(False)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the model's input, in pixels."""
+        return int(self.sam.image_encoder.img_size)
+
+    def _logits(self, batch: Mapping[str, Any], *, checkpointing: bool = False) -> Tensor:
+        """Return logits [B, 1, L, L] for the images and prompts of a batch.
+
+        Raises:
+            ValueError: if the images are not of the model's input size.
+        """
+        if (side := batch["image"].shape[-1]) != self.image_size:
+            raise ValueError(
+                f"data.image_size is {side}, but {self.base} takes images of {self.image_size} pixels a side: "
+                f"set data.image_size to {self.image_size}"
+            )
+        return segment(self.sam, batch["image"], batch["size"], batch, checkpointing=checkpointing)[0]
+
+    # Fine-tuning
+
+    def on_fit_start(self) -> None:
+        """Leave evaluation mode, in which the model is built.
+
+        Raises:
+            ValueError: if there are tasks to score on, and a strategy that shards the parameters.
+        """
+        if len(self.metrics) and isinstance(self.trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
+            raise ValueError(
+                "each process scores images of its own, for which it needs the whole model: with a strategy that "
+                "shards parameters, leave data.tasks empty and score the expert with `python -m cyqd test` later"
+            )
+        self.sam.train()
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss.
+
+        Args:
+            batch: ``image``, ``size`` and the prompts, as :func:`cyqd.sam.segmenter.segment` takes them, and
+                ``mask`` uint8 [B, 1, S, S] of 0 and 1.
+            batch_idx: not used.
+        """
+        logits = self._logits(batch, checkpointing=self.gradient_checkpointing)
+        side = self.image_size
+        logits = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
+        place = torch.arange(side, device=logits.device)
+        rows, columns = (place < batch["size"][:, axis, None] for axis in (0, 1))
+        inside = rows[:, None, :, None] & columns[:, None, None, :]
+        loss = self.loss(logits, batch["mask"], inside)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return AdamW with linear warm-up and a cosine to the minimum rate, stepped every optimizer step.
+
+        Raises:
+            ValueError: if nothing is left to train.
+        """
+        if not any(parameter.requires_grad for parameter in self.sam.parameters()):
+            raise ValueError("frozen: nothing is left to train")
+        return adamw_with_cosine(
+            ((n.replace("_fsdp_wrapped_module.", ""), p) for n, p in self.sam.named_parameters()),
+            steps=self.trainer.estimated_stepping_batches,
+            matrices=self.matrices,
+            lr=self.lr,
+            min_lr_ratio=self.min_lr_ratio,
+            warmup_ratio=self.warmup_ratio,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+        )
+
+    # Evaluation
+
+    @torch.no_grad()
+    def predict(self, batch: Mapping[str, Any]) -> list[Tensor]:
+        """Return the foreground's probability at original size, float32 [H, W] per image.
+
+        The Trainer's autocast does not apply, so that a mask depends on the weights and their dtype alone.
+
+        Args:
+            batch: of an evaluation loader.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            return [
+                original_size(logits, size, truth.shape).sigmoid()
+                for logits, size, truth in zip(
+                    self._logits(batch), batch["size"].tolist(), batch["truth"], strict=True
+                )
+            ]
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget earlier scores."""
+        self.reset_scores()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Score the images of a batch."""
+        for name, probability, truth in zip(batch["id"], self.predict(batch), batch["truth"], strict=True):
+            iou, measures = score(probability, truth, batch["measures"])
+            self.record(dataloader_idx, f"{batch['task'].name}/{name}", iou, measures)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores where this is the Trainer's own module."""
+        if self.trainer.lightning_module is self:
+            split = "test" if self.trainer.testing else "val"
+            tasks = self.trainer.datamodule.tasks  # type: ignore[attr-defined]
+            for task, metric in zip(tasks, self.metrics, strict=True):
+                self.log(f"{split}/{task.name}", float(metric.compute()), prog_bar=True)  # type: ignore[operator]
+            for name, means in self.measures().items():
+                self.log_dict({f"{split}/{name}/{measure}": mean for measure, mean in means.items()})
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    # The seam to the engine
+
+    def evolved_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Return all live parameters, by Sam's own names."""
+        return dict(self.sam.named_parameters())
+
+    def read_weights(self, path: Path) -> Mapping[str, Tensor]:
+        """Return a checkpoint's tensors by Sam's own names, memory-mapped.
+
+        Raises:
+            FileNotFoundError: if there is no checkpoint at ``path``.
+            ValueError: if it is damaged, or of another architecture.
+        """
+        state = weights.read(path)
+        weights.check(state, self.architecture, source=path)
+        return state
+
+    def check_compatible(self, base: Path, expert: Path) -> None:
+        """Check that two checkpoints have this model's architecture and the same encoding of positions.
+
+        Raises:
+            ValueError: naming the file and what differs.
+        """
+        ours, theirs = self.read_weights(base), self.read_weights(expert)
+        for name in dict(self.sam.named_buffers()).keys() & ours.keys():
+            if not torch.allclose(ours[name].float(), theirs[name].float(), rtol=1e-2):
+                raise ValueError(
+                    f"{expert}: {name}, which no training changes, is not that of {base}; only fine-tuned versions "
+                    "of the base can be merged"
+                )
+
+    def pictures(self, data: L.LightningDataModule, problems: Sequence[str]) -> dict[str, Picture]:
+        """Return images with their true and their predicted masks; see :meth:`EvolvableModule.pictures`."""
+        assert isinstance(data, SAMData)
+        found = {}
+        for name, batch in data.test_batches(problems):
+            batch |= {key: value.to(self.device) for key, value in batch.items() if isinstance(value, Tensor)}
+            found[name] = picture(batch, self.predict(batch)[0])
+        return found
+
+    def save_model(self, path: Path, card: str) -> None:
+        """Write a folder with safetensors and a ``.pth`` for ``sam_model_registry``, in the dtypes of the base.
+
+        With LoRA, the model is merged, and ``adapter/`` holds the encoder's adapters as a peft folder.
+
+        Args:
+            path: folder; an earlier model in it is replaced, other files stay.
+            card: text of the model card, ``README.md``.
+        """
+        state = self._full_state()
+        if self._trainer is not None and not self.trainer.is_global_zero:
+            return
+        path.mkdir(parents=True, exist_ok=True)
+        if self.lora is not None:
+            self._save_adapter(state, path / "adapter")
+            state = merged(state, self.lora)
+        state = {name: tensor.to(self.stored_dtypes[name]) for name, tensor in state.items()}
+        weights.save(path, state, self.architecture, card)
+
+    def _save_adapter(self, state: Mapping[str, Tensor], folder: Path) -> None:
+        assert self.lora is not None
+        mark = ".lora_A.default.weight"
+        layers = [name.removesuffix(mark) for name in state if name.endswith(mark)]
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".saving-") as name:
+            save_adapter(state, replace(self.lora, targets=layers), Path(name), base=str(self.base))
+            folder.mkdir(exist_ok=True)
+            for file in Path(name).iterdir():
+                os.replace(file, folder / file.name)
+
+    def _full_state(self) -> dict[str, Tensor]:
+        """Return the model's state dict, gathered from all processes where a strategy has sharded it."""
+        if self._trainer is None or self.trainer.lightning_module is not self:
+            return dict(self.sam.state_dict())
+        state = self.trainer.strategy.lightning_module_state_dict()
+        return {name.removeprefix("sam."): t for name, t in state.items() if name.startswith("sam.")}
