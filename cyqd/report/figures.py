@@ -27,8 +27,8 @@ def scatter(points: Mapping[str, tuple[float, float]], path: Path, *, x: str, y:
     axes = figure.add_subplot()
     for label, point in points.items():
         axes.plot(*point, "o", color="tab:blue")
-        axes.annotate(label, point, xytext=(6, 4), textcoords="offset points", fontsize=9)
-    axes.margins(x=0.25, y=0.15)  # room for the labels
+        axes.annotate(label, point, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=9)
+    axes.margins(x=0.2, y=0.15)  # room for the labels
     axes.grid(alpha=0.3)
     axes.set(xlabel=x, ylabel=y, title=title)
     axes.ticklabel_format(useOffset=False)

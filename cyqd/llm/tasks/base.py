@@ -185,7 +185,7 @@ class Task(ABC):
         return self.measures
 
     def derived(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Return what is reported, given the means of those :attr:`measures` that any problem has; by default those."""
+        """Return what is reported, given the means of the :attr:`measures` that there are: by default those."""
         return dict(means)
 
 

@@ -114,7 +114,8 @@ def _filtered(rng: np.random.Generator, n: int, response: NDArray[np.floating]) 
     white = rng.standard_normal((n, SIZE, SIZE), np.float32)
     field = np.fft.irfft2(np.fft.rfft2(white) * response, s=(SIZE, SIZE))
     field -= field.mean((1, 2), keepdims=True)
-    return (field / field.std((1, 2), keepdims=True)).astype(np.float32)
+    scaled: Field = (field / field.std((1, 2), keepdims=True)).astype(np.float32)
+    return scaled
 
 
 def _blob(
