@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import yaml
@@ -66,21 +65,22 @@ def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
     tasks = _tasks(arguments)
     space = open_space(arguments.model, {task: arguments.experts[task] for task in tasks}, rank=arguments.rank)
     if not arguments.pairs:
-        single = _prepare_run(config, parser, arguments, space)
-        return lambda: show(single(), f"run: {arguments.run}")
+        return _prepare_run(config, parser, arguments, space)
+    pairs = list(combinations(tasks, 2))
     parts = {}
-    for pair in combinations(tasks, 2):
+    for pair in pairs:
         part = config.clone()
         part.only, part.pairs, part.run = list(pair), False, arguments.run / "+".join(pair)
         parts[pair] = _prepare_run(part, parser, arguments, narrow(space, pair))
 
     def work() -> None:
-        for number, (pair, evolve_pair) in enumerate(parts.items(), start=1):
+        for number, pair in enumerate(pairs, start=1):
             if is_first_process():
-                print(f"\npair {number} of {len(parts)}: {' + '.join(pair)}", flush=True)
-            show(evolve_pair(), f"run: {arguments.run / '+'.join(pair)}")
+                print(f"\npair {number} of {len(pairs)}: {' + '.join(pair)}", flush=True)
+            if parts.pop(pair)():  # what it holds on the device goes with it
+                raise SystemExit(f"interrupted in {arguments.run / '+'.join(pair)}; continue with --ckpt_path last")
         if is_first_process():
-            print(f"\n{write_pairs(arguments.run, parts)}\n\npairs: {arguments.run}")
+            print(f"\n{write_pairs(arguments.run, pairs)}\n\npairs: {arguments.run}")
 
     return work
 
@@ -93,7 +93,13 @@ def _tasks(arguments: Namespace) -> list[str]:
     only = tasks if arguments.only is None else arguments.only
     if not set(only) <= set(tasks):
         raise ValueError(f"only: expected some of the tasks {tasks}, got {only}")
-    if len(set(only)) < 2:
+    if len(set(only)) < len(only):
+        raise ValueError(f"only: expected every task once, got {only}")
+    if arguments.pairs and (unfit := [task for task in tasks if "+" in task or Path(task).name != task]):
+        raise ValueError(
+            f"pairs: a pair's folder is called A+B, which the name of task {unfit[0]!r} does not allow"
+        )
+    if len(only) < 2:
         key = "data" if only is tasks else "only"
         raise ValueError(f"{key}: evolving needs at least two tasks, got {len(only)}: {only}")
     if set(arguments.experts) != set(tasks):
@@ -101,55 +107,59 @@ def _tasks(arguments: Namespace) -> list[str]:
     return [task for task in tasks if task in only]
 
 
-def _prepare_run(
-    config: Namespace, parser: Parser, arguments: Namespace, space: ExpertSpace
-) -> Callable[[], list[dict[str, Any]]]:
-    """Prepare one evolution, of the experts in ``space``; its work returns the rows of the results table."""
+def _prepare_run(config: Namespace, parser: Parser, arguments: Namespace, space: ExpertSpace) -> Callable[[], bool]:
+    """Prepare one evolution, of the experts in ``space``; its work returns whether Ctrl-C ended it."""
     text = parser.dump(config, skip_validation=True)
     run = Path(config.run)
+    own = Namespace(trainer=config.trainer)  # type: ignore[no-untyped-call] # a run has loggers of its own
     strategy: Strategy = copy.deepcopy(arguments.strategy)
     data = copy.copy(arguments.data)
     data.tasks = [task for task in data.tasks if task.name in space.tasks]
     splits = data.splits() if hasattr(data, "splits") else {}
-    state = _state_to_continue(run, arguments.ckpt_path)
+    state = _state_to_continue(run, arguments.ckpt_path, arguments.run)
     if state and is_first_process():
         _check_same_evaluation(run / "config.yaml", text)
         _check_same_problems(run / "splits.json", splits)
         strategy.setup(space, GenomeStore(state.parent / "genomes", space), arguments.seed)
         strategy.check_settings(load_json(state))
 
-    def work() -> list[dict[str, Any]]:
+    def work() -> bool:
         save_config(run, text)
         if is_first_process():
             save_json(run / "splits.json", splits)
-        rows = evolve(
+        rows, interrupted = evolve(
             arguments.model,
             data,
             space,
             strategy,
             run=run,
             seed=arguments.seed,
-            trainer_arguments=vars(arguments.trainer),
+            trainer_arguments=vars(parser.instantiate(own).trainer),
             final_rule=arguments.final_rule or strategy.rules[0],
             cache=arguments.cache or arguments.run.parent / ".singular_bases",
             resident=arguments.resident,
         )
-        if not strategy.done and run != arguments.run:
-            raise SystemExit(f"interrupted in {run}; continue with --ckpt_path last")
-        return rows
+        show(rows, f"run: {run}")
+        return interrupted
 
     return work
 
 
-def _state_to_continue(run: Path, ckpt_path: str | None) -> Path | None:
-    """Find the state to continue; a run is neither overwritten by mistake nor continued where there is none."""
+def _state_to_continue(run: Path, ckpt_path: str | None, root: Path) -> Path | None:
+    """Find the state to continue; a run is neither overwritten by mistake nor continued where there is none.
+
+    Args:
+        run: the run's folder.
+        ckpt_path: as given.
+        root: `run` as given, which of a pair is the folder of all pairs.
+    """
     state = run / "evolution" / "state" / "state.json"
     if ckpt_path is None:
         if state.exists() and is_first_process():
             raise ValueError(
                 f"run: {run} already holds an evolution; continue it with --ckpt_path last, or choose another --run"
             )
-    elif ckpt_path != "last":
+    elif ckpt_path != "last" and (run == root or Path(ckpt_path).resolve() != root.resolve()):
         if Path(ckpt_path).resolve() not in [path.resolve() for path in (state, *state.parents[:3])]:
             raise ValueError(f"ckpt_path: expected 'last' or {run} (the run given by `run`), got {ckpt_path}")
         if not state.exists():

@@ -17,7 +17,12 @@ def parser() -> Parser:
     parser = model_parser("Fine-tune one expert.")
     parser.add_class_arguments(L.Trainer, "trainer")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the expert to")
-    parser.add_argument("--ckpt_path", type=str, help="Lightning checkpoint to continue from, or 'last'")
+    parser.add_argument(
+        "--ckpt_path",
+        type=str,
+        help="Lightning checkpoint to continue from, or 'last': the newest that a ModelCheckpoint with `save_last` "
+        "keeps in `out`/checkpoints, if any",
+    )
     parser.link_arguments("out", "trainer.default_root_dir")  # logs and checkpoints lie beside the expert
     parser.set_defaults({"trainer.enable_model_summary": False})
     return parser

@@ -30,7 +30,7 @@ from cyqd.llm.tasks.base import Task, Turn
 from cyqd.llm.tasks.problems import Problem
 from cyqd.training import EvolvableModule
 from cyqd.training.lora import LoRA, add_adapters, merged, save_adapter
-from cyqd.training.optimisation import adamw_with_cosine
+from cyqd.training.optimisation import adamw_with_cosine, optimizer_steps
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -143,7 +143,7 @@ class LLMModule(EvolvableModule):
         """Return AdamW with linear warm-up and a cosine to the minimum rate, stepped every optimizer step."""
         return adamw_with_cosine(
             ((n.replace("_fsdp_wrapped_module.", ""), p) for n, p in self.model.named_parameters()),
-            steps=self.trainer.estimated_stepping_batches,
+            steps=optimizer_steps(self.trainer),
             matrices=self.matrices,
             lr=self.lr,
             min_lr_ratio=self.min_lr_ratio,

@@ -82,8 +82,8 @@ def pairs_table(rows: Sequence[Mapping[str, Any]]) -> str:
         mean = _mean(row["merged"][model]["mean"] for row in rows)
         fit = correlation(rows, model)
         interval = "" if fit["low"] is None else f" [{fit['low']:.2f}, {fit['high']:.2f}]"
-        models.append([model, _text(mean), f"{_text(fit['r'], 2)}{interval}"])
-    columns = ["merged by", "mean over pairs", f"correlation with similarity (n = {len(rows)}) [95 %]"]
+        models.append([model, _text(mean), f"{_text(fit['r'], 2)}{interval}", str(fit["n"])])
+    columns = ["merged by", "mean over pairs", "correlation with similarity [95 %]", "pairs"]
     return f"Merged by {rows[0]['final']}:\n\n{align(header, lines)}\n\n{align(columns, models)}"
 
 

@@ -117,21 +117,26 @@ class Listed(Layout):
         """See :meth:`Layout.find`.
 
         Raises:
-            ValueError: if the list lacks a column.
+            FileNotFoundError: if there is no list.
+            ValueError: if the list lacks a column, or a row a path.
         """
-        with (self.root / self.file).open(newline="", encoding="utf-8") as lines:
+        if not (self.root / self.file).is_file():
+            raise FileNotFoundError(f"there is no list {self.name}")
+        with (self.root / self.file).open(newline="", encoding="utf-8-sig") as lines:
             rows = csv.DictReader(lines)
             if missing := set(self.columns) - set(rows.fieldnames or ()):
                 raise ValueError(f"{self.name}: no column {sorted(missing)[0]!r}; it has {rows.fieldnames}")
             for row in rows:
-                image, mask = (row[column] or "" for column in self.columns)
+                image, mask = (row[column] for column in self.columns)
+                if not image or not mask:
+                    raise ValueError(f"{self.name}, line {rows.line_num}: needs an image and a mask, got {row}")
                 yield Pair(Path(image).with_suffix("").as_posix(), self.root / image, self.root / mask)
 
 
 class _Published(Layout):
     """A published data set, by its parts for training, validation and testing.
 
-    What is not published is divided by a hash of the ids, so that it never changes.
+    What is not published is divided by a hash of the ids, so that the same file names give the same division.
 
     Args:
         root: the folder in which the data set's tree lies.

@@ -20,7 +20,7 @@ PUBLISHED_SIZE = 352
 
 
 def window(size: int) -> int:
-    """Return the side of the structure loss's neighbourhood for an input of ``size`` pixels a side.
+    """Return the side of the structure loss's neighbourhood for an input whose longest side is ``size`` pixels.
 
     It is 31 from 352 pixels on (Conv-LoRA keeps 31 at 1024), and below that the odd number nearest to the same
     share of the input, at least 3: 5 at 64 pixels, where 31 would cover half the image.
@@ -46,7 +46,7 @@ def structure_loss(logits: Tensor, mask: Tensor, inside: Tensor) -> Tensor:
         The mean over the images, float32.
     """
     logits, mask, inside = logits.float(), mask.float(), inside.float()
-    side = window(logits.shape[-1])
+    side = window(max(logits.shape[-2:]))
     around = F.avg_pool2d(mask, side, stride=1, padding=side // 2)
     weight = (1 + 5 * (around - mask).abs()) * inside
     entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,10 +22,11 @@ from cyqd.sam.data import SAMData
 from cyqd.sam.losses import LOSSES
 from cyqd.sam.metrics import score
 from cyqd.sam.pictures import picture
-from cyqd.sam.segmenter import original_size, segment
+from cyqd.sam.segmenter import original_size, segment, without_padding
 from cyqd.training import EvolvableModule, Picture
 from cyqd.training.lora import LoRA, add_adapters, merged, save_adapter
-from cyqd.training.optimisation import adamw_with_cosine
+from cyqd.training.optimisation import adamw_with_cosine, optimizer_steps
+from cyqd.training.splits import Split
 
 LORA_TARGETS = ("qkv", "proj")
 
@@ -36,6 +38,9 @@ UNUSED = (
 """What a loss on the single mask of a prompt without masks never reaches: none of it trains."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""The Trainer's, as it names them, that leave the weights and what encodes positions in their own dtypes."""
 
 
 class SAMModule(EvolvableModule):
@@ -53,13 +58,15 @@ class SAMModule(EvolvableModule):
             ``precision: bf16-mixed`` where the hardware has it) and evolve in ``bfloat16`` to save time.
         loss: ``structure`` (weighted cross-entropy and weighted IoU) or ``dice_focal`` (as SAM itself was trained);
             both on logits at the size of the model's input, padding left out.
-        lr: peak learning rate.
-        min_lr_ratio: the cosine ends at this fraction of ``lr``.
-        warmup_ratio: linear warm-up over this fraction of the steps.
+        lr: peak learning rate, above 0.
+        min_lr_ratio: the cosine ends at this fraction of ``lr``, in [0, 1].
+        warmup_ratio: linear warm-up over this fraction of the steps, in [0, 1].
         betas: AdamW's.
         weight_decay: AdamW's, on parameters of two or more dimensions.
         frozen: parts that do not train, by the beginning of their parameters' names, such as ``image_encoder`` or
-            ``image_encoder.blocks.0``.
+            ``image_encoder.blocks.0``; adapters in them do not train either. No prompt reaches all of the prompt
+            encoder: to train it (``[]``) on several processes, set ``trainer.strategy`` to
+            ``ddp_find_unused_parameters_true``.
         gradient_checkpointing: recompute the encoder's activations in the backward pass to save memory.
         lora: train low-rank adapters in the encoder's blocks (on ``qkv`` and ``proj`` of the attention unless it
             names other layers) instead of the encoder's weights; the mask decoder still trains unless it is frozen.
@@ -67,7 +74,8 @@ class SAMModule(EvolvableModule):
 
     Raises:
         FileNotFoundError: if there is no such model.
-        ValueError: if it is damaged or of another architecture, or ``frozen`` names no part of it.
+        ValueError: if it is damaged or of another architecture, ``frozen`` names no part of it, or another argument
+            is out of its range.
     """
 
     def __init__(
@@ -87,6 +95,14 @@ class SAMModule(EvolvableModule):
         lora: LoRA | None = None,
     ) -> None:
         super().__init__()
+        for key, name, known in (("loss", loss, LOSSES), ("dtype", dtype, ("auto", *DTYPES))):
+            if name not in known:
+                raise ValueError(f"model.{key}: expected one of {', '.join(known)}, got {name!r}")
+        for key, share in {"min_lr_ratio": min_lr_ratio, "warmup_ratio": warmup_ratio}.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"model.{key} must lie in [0, 1], got {share}")
+        if not lr > 0:
+            raise ValueError(f"model.lr must be above 0, got {lr}")
         self.base = Path(base)
         self.loss = LOSSES[loss]
         self.lr, self.min_lr_ratio, self.warmup_ratio = lr, min_lr_ratio, warmup_ratio
@@ -99,14 +115,13 @@ class SAMModule(EvolvableModule):
         self.sam = weights.load(self.base, architecture, dtype=live)
         assert architecture is not None  # else there would be an error by now
         self.architecture = architecture
-        self._freeze([*UNUSED, *frozen])
         if self.lora is not None:
             self.sam.image_encoder.requires_grad_(False)
             add_adapters(self.sam.image_encoder.blocks, self.lora)
-        self.matrices = {n for n, p in self.sam.named_parameters() if p.ndim >= 2}  # FSDP flattens the live ones
+        self._freeze([*UNUSED, *frozen])
 
     def _freeze(self, parts: Sequence[str]) -> None:
-        parameters = dict(self.sam.named_parameters())
+        parameters = {name.replace(".base_layer.", "."): p for name, p in self.sam.named_parameters()}  # LoRA's
         for part in parts:
             found = [p for name, p in parameters.items() if f"{name}.".startswith(f"{part}.")]
             if not found:
@@ -133,19 +148,42 @@ class SAMModule(EvolvableModule):
             )
         return segment(self.sam, batch["image"], batch["size"], batch, checkpointing=checkpointing)[0]
 
+    def setup(self, stage: str) -> None:
+        """Check what the Trainer was told, and make the metrics.
+
+        Raises:
+            ValueError: if its precision or strategy does not suit, or a process would have nothing to score.
+        """
+        super().setup(stage)
+        if self.trainer.precision not in PRECISIONS:
+            raise ValueError(
+                f"trainer.precision {self.trainer.precision} would change the dtype of what encodes positions: "
+                "take bf16-mixed (or 32-true, 16-mixed); model.dtype: bfloat16 is for evaluation in bfloat16"
+            )
+        if isinstance(self.trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
+            raise ValueError(
+                f"trainer.strategy {type(self.trainer.strategy).__name__} is not supported: ViT-H trains whole on "
+                "one 80 GB GPU; take `ddp` for several"
+            )
+        if self.trainer.lightning_module is self:  # an evolution's host lets processes be idle
+            self._check_batches("test" if stage == "test" else "optimisation")
+
+    def _check_batches(self, split: Split) -> None:
+        """Check that every process has a batch of every task, without which Lightning fails on some of them."""
+        processes = self.trainer.world_size
+        for task in self._tasks:
+            pairs, size = len(task.problems(split)), self.trainer.datamodule.eval_batch_size  # type: ignore[attr-defined]
+            if (batches := math.ceil(pairs / size)) < processes:
+                mend = f"set it to {pairs // processes}" if pairs >= processes else f"use {pairs} processes"
+                raise ValueError(
+                    f"data.eval_batch_size {size} makes {batches} batches of {task.name}'s {pairs} pairs of the "
+                    f"{split} half, too few for {processes} processes: {mend} or fewer"
+                )
+
     # Fine-tuning
 
     def on_fit_start(self) -> None:
-        """Leave evaluation mode, in which the model is built.
-
-        Raises:
-            ValueError: if there are tasks to score on, and a strategy that shards the parameters.
-        """
-        if len(self.metrics) and isinstance(self.trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
-            raise ValueError(
-                "each process scores images of its own, for which it needs the whole model: with a strategy that "
-                "shards parameters, leave data.tasks empty and score the expert with `python -m cyqd test` later"
-            )
+        """Leave evaluation mode, in which the model is built."""
         self.sam.train()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -159,10 +197,7 @@ class SAMModule(EvolvableModule):
         logits = self._logits(batch, checkpointing=self.gradient_checkpointing)
         side = self.image_size
         logits = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
-        place = torch.arange(side, device=logits.device)
-        rows, columns = (place < batch["size"][:, axis, None] for axis in (0, 1))
-        inside = rows[:, None, :, None] & columns[:, None, None, :]
-        loss = self.loss(logits, batch["mask"], inside)
+        loss = self.loss(logits, batch["mask"], without_padding(batch["size"], side))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
         return loss
 
@@ -175,9 +210,9 @@ class SAMModule(EvolvableModule):
         if not any(parameter.requires_grad for parameter in self.sam.parameters()):
             raise ValueError("frozen: nothing is left to train")
         return adamw_with_cosine(
-            ((n.replace("_fsdp_wrapped_module.", ""), p) for n, p in self.sam.named_parameters()),
-            steps=self.trainer.estimated_stepping_batches,
-            matrices=self.matrices,
+            self.sam.named_parameters(),
+            steps=optimizer_steps(self.trainer),
+            matrices={name for name, parameter in self.sam.named_parameters() if parameter.ndim >= 2},
             lr=self.lr,
             min_lr_ratio=self.min_lr_ratio,
             warmup_ratio=self.warmup_ratio,
@@ -277,9 +312,9 @@ class SAMModule(EvolvableModule):
             path: folder; an earlier model in it is replaced, other files stay.
             card: text of the model card, ``README.md``.
         """
-        state = self._full_state()
         if self._trainer is not None and not self.trainer.is_global_zero:
             return
+        state: Mapping[str, Tensor] = self.sam.state_dict()
         path.mkdir(parents=True, exist_ok=True)
         if self.lora is not None:
             self._save_adapter(state, path / "adapter")
@@ -296,10 +331,3 @@ class SAMModule(EvolvableModule):
             folder.mkdir(exist_ok=True)
             for file in Path(name).iterdir():
                 os.replace(file, folder / file.name)
-
-    def _full_state(self) -> dict[str, Tensor]:
-        """Return the model's state dict, gathered from all processes where a strategy has sharded it."""
-        if self._trainer is None or self.trainer.lightning_module is not self:
-            return dict(self.sam.state_dict())
-        state = self.trainer.strategy.lightning_module_state_dict()
-        return {name.removeprefix("sam."): t for name, t in state.items() if name.startswith("sam.")}

@@ -66,11 +66,15 @@ def normalise(sam: Sam, images: Tensor, sizes: Tensor) -> Tensor:
     side = sam.image_encoder.img_size
     if images.shape[1:] != (3, side, side):
         raise ValueError(f"this model takes images [B, 3, {side}, {side}], got {list(images.shape)}")
-    place = torch.arange(side, device=images.device)
-    rows, columns = (place < sizes[:, axis, None] for axis in (0, 1))
-    inside = rows[:, None, :, None] & columns[:, None, None, :]
     pixels: Tensor = (images - sam.pixel_mean) / sam.pixel_std
-    return pixels * inside
+    return pixels * without_padding(sizes, side)
+
+
+def without_padding(sizes: Tensor, side: int) -> Tensor:
+    """Return where the images are in their inputs, bool [B, 1, side, side], for heights and widths [B, 2]."""
+    place = torch.arange(side, device=sizes.device)
+    rows, columns = (place < sizes[:, axis, None] for axis in (0, 1))
+    return rows[:, None, :, None] & columns[:, None, None, :]
 
 
 def encode(encoder: ImageEncoderViT, pixels: Tensor, *, checkpointing: bool = False) -> Tensor:

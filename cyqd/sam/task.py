@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from cyqd.sam.layouts import Layout, Pair
 from cyqd.sam.masks import check
-from cyqd.training.splits import Split, excluded, halves
+from cyqd.training.splits import Split, excluded, halves, shuffled
 
 COSTLY = ("s_measure", "e_measure", "mae")
 """Measures that take long and are computed on the test half only."""
@@ -29,7 +30,7 @@ class Segmentation:
         test: the pairs of the test half, such as a data set's official test part.
         measures: reported beside the score: ``dice``, which always is, and on the test half ``s_measure``,
             ``e_measure`` and ``mae``.
-        split_seed: seed of the even split.
+        split_seed: seed of the even split, and of which pairs the limits take.
         limit: use at most this many pairs of the optimisation half, which is scored for every child.
         test_limit: use at most this many pairs of the test half.
         exclude: JSON files {task's name: [id, ...]} of pairs to leave out of the optimisation half; the halves
@@ -38,6 +39,7 @@ class Segmentation:
 
     Attributes:
         measures: names of all that is recorded beside the score, :data:`HELPERS` among them.
+        image_size: side of the model's input, for which a pair is good or bad; :class:`cyqd.sam.SAMData` sets it.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -70,6 +72,7 @@ class Segmentation:
         self.limits: dict[Split, int | None] = {"optimisation": limit, "test": test_limit}
         self.exclude = list(exclude)
         self.skip_bad = skip_bad
+        self.image_size = 1024
 
     @cached_property
     def pairs(self) -> list[list[Pair]]:
@@ -81,7 +84,8 @@ class Segmentation:
 
         Raises:
             FileNotFoundError: if a folder is missing.
-            ValueError: if a half is empty, or ``exclude`` lists an id that does not exist.
+            ValueError: if a half is empty, both halves hold one image, or ``exclude`` lists an id that does not
+                exist.
         """
         return self._split[split]
 
@@ -90,8 +94,10 @@ class Segmentation:
         found = self.pairs
         left_out = excluded(self.exclude, self.name, {pair.id for pair in found[0]})
         if self.skip_bad:
-            found = [[pair for pair in pairs if pair not in bad] for pairs in found for bad in (check(pairs),)]
-        first, second = halves(found[0], self.split_seed) if len(found) == 1 else found
+            bad = check([*chain(*found)], image_size=self.image_size)
+            found = [[pair for pair in pairs if pair not in bad] for pairs in found]
+        seed = self.split_seed
+        first, second = halves(found[0], seed) if len(found) == 1 else [shuffled(pairs, seed) for pairs in found]
         split: dict[Split, list[Pair]] = {
             "optimisation": [pair for pair in first if pair.id not in left_out][: self.limits["optimisation"]],
             "test": second[: self.limits["test"]],
@@ -99,6 +105,12 @@ class Segmentation:
         for half, pairs in split.items():
             if not pairs:
                 raise ValueError(f"task {self.name}: no pair is left in the {half} half")
+        scored = {pair.image.resolve() for pair in split["test"]}
+        if shared := [pair.image for pair in split["optimisation"] if pair.image.resolve() in scored]:
+            raise ValueError(
+                f"task {self.name}: {len(shared)} images are in the optimisation half and in the test half, "
+                f"such as {shared[0]}; what is reported must not be what steered"
+            )
         return split
 
     def measured(self, split: Split) -> tuple[str, ...]:

@@ -61,8 +61,18 @@ class Augmentation:
     def __call__(
         self, image: NDArray[np.uint8], mask: NDArray[np.bool_], seed: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Augment an image [H, W, 3] and its mask [H, W]; both may come out at another size."""
+        """Augment an image [H, W, 3] and its mask [H, W]; both may come out at another size.
+
+        Raises:
+            ValueError: if the transforms make anything but an 8-bit colour image.
+        """
         # One sequence of draws for all transforms; set_random_seed would give each of them the same one.
         self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         found = self.pipeline(image=image, mask=mask.astype(np.uint8))
-        return found["image"], found["mask"] > 0
+        changed = found["image"]
+        if not isinstance(changed, np.ndarray) or changed.dtype != np.uint8 or changed.shape[2:] != (3,):
+            raise ValueError(
+                f"data.augment: expected an image uint8 [H, W, 3] from the transforms, got {changed.dtype} "
+                f"{list(changed.shape)}; leave out Normalize, ToFloat and ToTensorV2: SAM normalises itself"
+            )
+        return changed, found["mask"] > 0

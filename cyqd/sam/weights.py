@@ -39,7 +39,14 @@ def read(path: Path | str) -> dict[str, Tensor]:
             raise ValueError(f"{file} is damaged or incomplete: {error}") from error
     if not zipfile.is_zipfile(file):
         raise ValueError(f"{file} is damaged, incomplete, or written by torch before 1.6; download or save it anew")
-    state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    try:
+        state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # pickle's, zip's or torch's own, by what is wrong
+        raise ValueError(
+            f"{file} is damaged, or holds more than tensors; download it anew, or save model.state_dict()"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         content = f"a dict of {list(state)[:4]}" if isinstance(state, dict) else type(state).__name__
         raise ValueError(f"{file}: expected a state dict, names → tensors, got {content}; save model.state_dict()")
@@ -62,8 +69,10 @@ def architecture_of(path: Path | str) -> str | None:
     """
     config = Path(path) / CONFIG
     if config.is_file():
-        named = load_json(config).get("architecture")
-        if named not in ARCHITECTURES:
+        content = load_json(config)
+        if not isinstance(content, dict):
+            raise ValueError(f'{config}: expected an object such as {{"architecture": "vit_h"}}, got {content!r}')
+        if (named := content.get("architecture")) not in [*ARCHITECTURES]:
             raise ValueError(f"{config}: architecture: expected one of {', '.join(ARCHITECTURES)}, got {named!r}")
         return str(named)
     stored = {name: tuple(tensor.shape) for name, tensor in read(path).items()}

@@ -47,7 +47,7 @@ def draw_pictures(
     """Draw, task by task, problems as the experts and the merged model see them side by side.
 
     Args:
-        model: the live module; its weights are overwritten, with those of ``merged`` in the end.
+        model: the live module; its weights are overwritten.
         data: whose test split was scored.
         space: the experts.
         merged: the merged model.
@@ -64,6 +64,8 @@ def draw_pictures(
         task: extremes(outcomes[f"expert {task}"], outcomes[final], task, count=count) for task in space.tasks
     }
     problems = [name for gains in chosen.values() for name in gains]
+    if not problems or type(model).pictures is EvolvableModule.pictures:
+        return []
     model.to(space.device)
     models = {f"expert {task}": space.expert(k) for k, task in enumerate(space.tasks)} | {final: merged}
     rows: dict[str, dict[str, Any]] = {name: {} for name in problems}
@@ -76,6 +78,6 @@ def draw_pictures(
     for task, gains in chosen.items():
         if drawn := [name for name in gains if rows[name]]:
             paths.append(folder / f"{task}.png")
-            titles = [f"{gains[name]:+.2f}" for name in drawn]
+            titles = [f"{gains[name]:+.2f} by merging" for name in drawn]
             picture_grid([rows[name] for name in drawn], paths[-1], titles=titles)
     return paths

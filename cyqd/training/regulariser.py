@@ -74,7 +74,16 @@ class SimilarityRegulariser(L.Callback):
             )
         self._space = open_space(pl_module, self.paths, key="experts of SimilarityRegulariser")
         self._space.to(trainer.strategy.root_device)
-        self._trained = [name for name in self._space.matrices() if live[name].requires_grad]
+        self._trained = [
+            name
+            for name in self._space.matrices()
+            if live[name].requires_grad
+            and any(self._space.task_vector(k, name).any() for k in range(len(self.paths)))
+        ]
+        if not self._trained:
+            raise ValueError(
+                f"SimilarityRegulariser: no matrix that trains here differs from the base in {[*self.paths]}"
+            )
         self._sigmas: dict[str, list[Tensor]] = {}
 
     def on_before_optimizer_step(

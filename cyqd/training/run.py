@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -101,9 +102,19 @@ def fit(
         record: what else to keep in ``out/cyqd.json`` (base, seed, tasks).
         ckpt_path: Lightning checkpoint to continue from.
     """
-    trainer.callbacks.append(ExpertWriter(out))  # type: ignore[attr-defined]
+    writer = ExpertWriter(out)
+    trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+    for kept in trainer.checkpoint_callbacks:
+        if isinstance(kept, ModelCheckpoint) and kept.dirpath is None:
+            kept.dirpath = str(out / "checkpoints")  # a logger's folder would be another one after a resume
+    if ckpt_path is not None and Path(ckpt_path).is_file():
+        checkpoint = torch.load(ckpt_path, map_location="cpu", mmap=True, weights_only=True)
+        if "optimizer_states" not in checkpoint:
+            raise SetupError(f"ckpt_path: {ckpt_path} holds weights alone, from which no fit can be continued")
     with clear_errors(trainer, data):
         trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
+    if not writer.written:  # the checkpoint was of a fit that had ended
+        writer.on_train_end(trainer, model)
     scores: dict[str, float] = {}
     if getattr(data, "tasks", ()):
         for part in trainer.validate(model, datamodule=data, verbose=False):
@@ -116,7 +127,8 @@ def fit(
 class ExpertWriter(L.Callback):
     """Writes the expert while the Trainer still holds it together, sharded or not.
 
-    Where a ModelCheckpoint monitors a score, the expert is its best checkpoint, else what training ended with.
+    Where a ModelCheckpoint monitors a score, the expert is its best checkpoint (the first such callback's), else
+    what training ended with.
 
     Args:
         out: folder to write.
@@ -124,16 +136,18 @@ class ExpertWriter(L.Callback):
 
     def __init__(self, out: Path) -> None:
         self.out = out
+        self.written = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the expert."""
         assert isinstance(pl_module, EvolvableModule)
-        kept = trainer.checkpoint_callback
-        if isinstance(kept, ModelCheckpoint) and kept.monitor and kept.best_model_path:
-            checkpoint = trainer.strategy.load_checkpoint(kept.best_model_path, weights_only=True)
+        kept = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        if best := next((c.best_model_path for c in kept if c.monitor and c.best_model_path), None):
+            checkpoint = trainer.strategy.load_checkpoint(best, weights_only=True)
             trainer.strategy.load_model_state_dict(checkpoint, strict=True)
         base = str(pl_module.base)
         pl_module.save_model(self.out, model_card(base, f"An expert fine-tuned from {base}.", ()))
+        self.written = True
 
 
 def open_space(
@@ -190,7 +204,7 @@ def evolve(
     final_rule: str,
     cache: Path,
     resident: bool = False,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], bool]:
     """Evolve, score what came out on the test split, and write the run's folder (design, section 7).
 
     Args:
@@ -206,7 +220,7 @@ def evolve(
         resident: hold base, experts and singular bases on the device.
 
     Returns:
-        The rows of the results table.
+        The rows of the results table, and whether Ctrl-C ended the search.
     """
     common: dict[str, Any] = {"space": space, "seed": seed, "cache": cache, "resident": resident}
     folder = run / "evolution" / "state"
@@ -242,7 +256,7 @@ def evolve(
         materialise(results[final_rule], model.evolved_parameters())
         text = f"Merged by {name} (rule `{final_rule}`, {strategy.evaluated} evaluations) from {model.base}."
         model.save_model(run / "model", model_card(str(model.base), text, rows))
-    return rows
+    return rows, search.interrupted
 
 
 def score(

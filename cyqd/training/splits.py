@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -22,16 +22,21 @@ class HasId(Protocol):
 Problem = TypeVar("Problem", bound=HasId)
 
 
-def halves(problems: Sequence[Problem], seed: int) -> tuple[list[Problem], list[Problem]]:
+def shuffled(problems: Iterable[Problem], seed: int) -> list[Problem]:
+    """Order by a hash of seed and id, whatever the order of ``problems``; the ids must differ."""
+    return sorted(problems, key=lambda problem: hashlib.sha256(f"{seed}:{problem.id}".encode()).digest())
+
+
+def halves(problems: Iterable[Problem], seed: int) -> tuple[list[Problem], list[Problem]]:
     """Split evenly by a hash of seed and id, whatever the order of ``problems``; the first half may be one more.
 
     Args:
         problems: with different ids.
         seed: of the split.
     """
-    shuffled = sorted(problems, key=lambda problem: hashlib.sha256(f"{seed}:{problem.id}".encode()).digest())
-    middle = (len(shuffled) + 1) // 2
-    return shuffled[:middle], shuffled[middle:]
+    ordered = shuffled(problems, seed)
+    middle = (len(ordered) + 1) // 2
+    return ordered[:middle], ordered[middle:]
 
 
 def excluded(files: Sequence[Path], task: str, ids: Collection[str]) -> set[str]:

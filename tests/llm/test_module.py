@@ -119,10 +119,10 @@ def test_a_schedule_without_an_end_is_refused(base: Path, chats: Path) -> None:
 def test_resume_equals_an_uninterrupted_fit(base: Path, chats: Path, tmp_path: Path) -> None:
     whole = llm(base)
     keep = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_top_k=-1, filename="{step}")
-    seen = fit(whole, chats, steps=12, callbacks=[keep], enable_checkpointing=True)
+    seen = fit(whole, chats, steps=12, max_epochs=2, callbacks=[keep], enable_checkpointing=True)
     for step in (4, 6, 8):  # within, at the end of and after the first epoch of six steps
         resumed = llm(base)
-        rest = fit(resumed, chats, steps=12, resume=tmp_path / f"step={step}.ckpt")
+        rest = fit(resumed, chats, steps=12, max_epochs=2, resume=tmp_path / f"step={step}.ckpt")
         assert rest.losses == seen.losses[step:]
         assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 

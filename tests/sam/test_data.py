@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -274,13 +275,39 @@ def test_bad_files_are_skipped_with_a_count_and_their_names(tmp_path: Path) -> N
     write_pairs(tmp_path / "good", 4)
     task = Segmentation(Folder(tmp_path / "good"), test=Folder(tmp_path / "bad"), skip_bad=True)
     data = SAMData([task], train=[Folder(tmp_path / "bad")], skip_bad=True, image_size=32)
-    with pytest.warns(UserWarning, match="7 bad pairs of image and mask are left out") as warnings:
+    with (
+        pytest.warns(UserWarning, match="1 of 1 training images are scored on, too"),
+        pytest.warns(UserWarning, match="7 bad pairs of image and mask are left out") as warnings,
+    ):
         attached(data)
     assert "cut_mask.png: cannot be read" in str(warnings[0].message)
     assert [pair.id for pair in data.examples] == ["good"]
     data.setup("validate")
     assert len(data.examples) == 1
     assert [pair.id for pair in task.problems("test")] == ["good"]
+
+
+def test_training_images_that_are_scored_on_are_counted(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "one", 3)
+    write_pairs(tmp_path / "two", 4)
+    with pytest.warns(UserWarning, match="3 of 7 training images are scored on, too"):
+        attached(SAMData(tasks(tmp_path / "one"), train=[Folder(tmp_path / "one"), Folder(tmp_path / "two")]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attached(SAMData(tasks(tmp_path / "one"), train=[Folder(tmp_path / "two")]))
+
+
+def test_a_pair_too_thin_for_the_models_input_is_bad(tmp_path: Path) -> None:
+    write_pairs(tmp_path, 4)
+    for part in "images", "masks":
+        Image.new("L", (200, 1), 255).save(tmp_path / part / "thin.png")
+    assert len(SAMData(tasks(tmp_path), image_size=128).splits()["leaf"]["test"]) == 2
+    with pytest.raises(ValueError, match=r"thin\.png: 200×1 pixels, too thin to be resized to 64"):
+        SAMData(tasks(tmp_path), image_size=64).splits()
+    skipping = SAMData([Segmentation(Folder(tmp_path), name="leaf", skip_bad=True)], image_size=64)
+    with pytest.warns(UserWarning, match="1 bad pairs"):
+        halves = skipping.splits()["leaf"]
+    assert "thin" not in halves["optimisation"] + halves["test"]
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

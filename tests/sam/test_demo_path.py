@@ -27,8 +27,8 @@ SMALLER = {
     "test_limit: 200": "test_limit: 7",
     "eval_batch_size: 50": "eval_batch_size: 3",
     "num_workers: 1": "num_workers: 0",
-    "max_steps: 700": "max_steps: 12",
-    "max_steps: 200": "max_steps: 4",
+    "max_steps: 400": "max_steps: 12",
+    "max_steps: 300": "max_steps: 4",
     "generations: 60": "generations: 4",
 }
 

@@ -92,6 +92,24 @@ def test_a_list(tmp_path: Path) -> None:
         Listed(tmp_path, "val.csv", mask="mask").pairs()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_list_as_spreadsheets_write_it(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("image,label\nimages/ä.jpg,masks/ä.png\n", encoding=encoding)
+    assert ids(Listed(tmp_path)) == ["images/ä"]
+
+
+@pytest.mark.parametrize("row", ["images/b.jpg,", "images/b.jpg", ",masks/b.png"])
+def test_a_row_that_lacks_a_path_is_named(row: str, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(f"image,label\nimages/a.jpg,masks/a.png\n{row}\n")
+    with pytest.raises(ValueError, match=r"train\.csv, line 3: needs an image and a mask"):
+        Listed(tmp_path).pairs()
+
+
+def test_a_missing_list_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no list .*val\.csv"):
+        Listed(tmp_path, "val.csv").pairs()
+
+
 COD = [f"COD10K-CAM-1-Aquatic-1-BatFish-{i}" for i in range(300)]
 CAMO = [f"camourflage_{i:05}" for i in range(100)]
 CAMO_TEST = [f"camourflage_{i:05}" for i in range(100, 130)]

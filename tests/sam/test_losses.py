@@ -31,7 +31,7 @@ def entropy(logit: float, m: float) -> float:
 def slow_structure(logits: Tensor, mask: Tensor) -> float:
     """Of one image [H, W]."""
     height, width = logits.shape
-    reach = window(width) // 2
+    reach = window(max(height, width)) // 2
     weight_sum = entropy_sum = intersection = both = 0.0
     for y in range(height):
         for x in range(width):
@@ -68,6 +68,13 @@ def test_a_loss_is_the_mean_of_the_formula_over_images(name: str) -> None:
     logits, mask = example()
     slow = [SLOW[name](z[0], m[0]) for z, m in zip(logits, mask, strict=True)]
     assert float(LOSSES[name](logits, mask, torch.ones_like(mask))) == pytest.approx(sum(slow) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_image_and_its_transpose_have_one_loss(name: str) -> None:
+    logits, mask = example(64, 9)
+    upright, lying = (LOSSES[name](z, m, torch.ones_like(m)) for z, m in ((logits, mask), (logits.mT, mask.mT)))
+    torch.testing.assert_close(upright, lying)
 
 
 @pytest.mark.parametrize("name", LOSSES)

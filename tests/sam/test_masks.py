@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,8 +25,10 @@ TRUTH[10:30, 20:50] = True
 ORIENTATION = 0x0112
 
 
-def palette(first: tuple[int, int, int], second: tuple[int, int, int]) -> Image.Image:
-    image = Image.fromarray(TRUTH.astype(np.uint8), "P")
+def palette(
+    first: tuple[int, int, int], second: tuple[int, int, int], index: NDArray[np.bool_] = TRUTH
+) -> Image.Image:
+    image = Image.fromarray(index.astype(np.uint8), "P")
     image.putpalette([*first, *second])
     return image
 
@@ -59,6 +62,14 @@ ENCODINGS: dict[str, tuple[Callable[[], Image.Image], str]] = {
     "alpha": (transparent, "png"),
     "palette": (lambda: palette((0, 0, 0), (255, 255, 255)), "png"),
     "palette of dark colours": (lambda: palette((90, 90, 90), (20, 0, 0)), "png"),
+    "palette that begins with white": (lambda: palette((255, 255, 255), (0, 0, 0), TRUTH == 0), "png"),
+    "quantized": (lambda: grey(255).convert("RGB").quantize(2), "png"),
+    "adaptive palette": (lambda: grey(255).convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE), "png"),
+    "grey palette": (lambda: grey(255).convert("P"), "png"),
+    "web palette": (lambda: grey(255).convert("RGB").convert("P"), "tif"),
+    "quantized GIF": (lambda: grey(255).convert("RGB").quantize(2), "gif"),
+    "GIF that begins with white": (lambda: palette((255, 255, 255), (0, 0, 0), TRUTH == 0), "gif"),
+    "GIF of grey": (lambda: grey(255), "gif"),
     "GIF": (lambda: palette((0, 0, 0), (255, 255, 255)), "gif"),
     "smooth edges": (smooth, "png"),
     "bitmap": (lambda: grey(255), "bmp"),
@@ -87,16 +98,18 @@ def test_noise_in_an_empty_lossy_mask_is_no_foreground(tmp_path: Path) -> None:
     assert not read_mask(tmp_path / "mask.jpg").any()
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_and_masks_are_turned_upright(orientation: int, tmp_path: Path) -> None:
+def test_images_and_masks_are_turned_upright(orientation: int, suffix: str, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    for name in "image.png", "mask.png":
-        grey(255).save(tmp_path / name, exif=exif)
-    image, mask = read_image(tmp_path / "image.png"), read_mask(tmp_path / "mask.png")
+    files = tmp_path / f"image.{suffix}", tmp_path / "mask.png"
+    for path in files:
+        grey(255).save(path, exif=exif)
+    image, mask = read_image(files[0]), read_mask(files[1])
     assert mask.shape == image.shape[:2] == (TRUTH.shape if orientation <= 4 else TRUTH.shape[::-1])
-    np.testing.assert_array_equal(image[..., 0] == 255, mask)
-    assert not check([Pair("a", tmp_path / "image.png", tmp_path / "mask.png")])
+    np.testing.assert_array_equal(image[..., 0] > 127, mask)
+    assert not check([Pair("a", *files)])
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "CMYK", "I;16"])
@@ -113,6 +126,29 @@ def test_images_of_any_mode_are_read_as_rgb(mode: str, tmp_path: Path) -> None:
     assert (read.shape, read.dtype) == ((*TRUTH.shape, 3), np.uint8)
     if mode != "1":
         np.testing.assert_allclose(read[..., 1], values, atol=3)
+
+
+def test_an_image_of_16_bits_that_uses_8_of_them_is_not_made_black(tmp_path: Path) -> None:
+    Image.fromarray(np.where(TRUTH, 200, 40).astype(np.uint16)).save(tmp_path / "image.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "image.png")[..., 1], np.where(TRUTH, 200, 40))
+
+
+def test_an_image_of_floating_point_values_is_refused(tmp_path: Path) -> None:
+    pair = Pair("a", tmp_path / "a.tif", tmp_path / "mask.png")
+    grey(1, np.float32).save(pair.image)
+    grey(255).save(pair.mask)
+    message = r"a\.tif: cannot be read \(it holds floating-point values.* save it with 8 or 16 bits"
+    with pytest.raises(ValueError, match=message):
+        read_image(pair.image)
+    assert re.search(message, check([pair])[pair])
+
+
+def test_an_image_of_which_nothing_would_be_left_is_bad(tmp_path: Path) -> None:
+    pair = Pair("a", tmp_path / "a.png", tmp_path / "mask.png")
+    for path in pair.image, pair.mask:
+        Image.new("L", (200, 1), 255).save(path)
+    assert not check([pair], image_size=100)
+    assert "a.png: 200×1 pixels, too thin to be resized to 64" in check([pair], image_size=64)[pair]
 
 
 def bad_files(folder: Path) -> dict[str, str]:

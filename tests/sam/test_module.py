@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +12,20 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from PIL import Image
 from segment_anything.modeling import Sam
 from torch import Tensor
+from torch.multiprocessing import ProcessRaisedException
 from torch.nn import functional as F
 
 from cyqd.sam import Folder, LoRA, Prompt, SAMData, SAMModule, Segmentation, weights
 from cyqd.sam.architecture import build
 from cyqd.sam.losses import structure_loss
 from cyqd.sam.transforms import resize
+from cyqd.training.host import EvaluationData, EvolutionHost
 from tests.sam.conftest import make_sam
 
 ROOT = Path(__file__).parents[2]
@@ -42,13 +47,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = generator.integers(0, 90, (height, width, 3)) + 120 * mask[..., None]
         Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / f"{number}.png")
         Image.fromarray(mask.astype(np.uint8) * 255).save(root / "masks" / f"{number}.png")
+    shutil.copytree(root, root / "copy")  # one image must not be in both halves
     return root
 
 
 def data(folder: Path, **options: Any) -> SAMData:
     """Fine-tune on all eight images; score on all of them in validation, and in the test."""
     task = Segmentation(
-        Folder(folder), name="discs", test=Folder(folder), measures=["dice", "s_measure", "e_measure", "mae"]
+        Folder(folder),
+        name="discs",
+        test=Folder(folder / "copy"),
+        measures=["dice", "s_measure", "e_measure", "mae"],
     )
     options = {"batch_size": 4, "eval_batch_size": 3, "image_size": 64, "augment": False, **options}
     return SAMData([task], train=[Folder(folder)], seed=0, **options)
@@ -60,6 +69,17 @@ class Losses(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, out: Any, *_: Any) -> None:
         self.losses.append(float(out["loss"]))
+
+
+class Stop(L.Callback):
+    """Ends a fit after some steps, as a killed process would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise InterruptedError
 
 
 def trainer(**options: Any) -> L.Trainer:
@@ -194,10 +214,10 @@ def test_gradient_checkpointing_gives_the_same_losses(tiny: Path, folder: Path, 
 def test_resume_equals_an_uninterrupted_fit(tiny: Path, folder: Path, tmp_path: Path) -> None:
     whole = sam(tiny)
     keep = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
-    seen = fit(whole, folder, steps=6, callbacks=[keep], enable_checkpointing=True, augment=True)
+    seen = fit(whole, folder, steps=6, max_epochs=3, callbacks=[keep], enable_checkpointing=True, augment=True)
     for step in (2, 3):  # at the end of and within an epoch of two steps
         resumed = sam(tiny)
-        rest = fit(resumed, folder, steps=6, resume=tmp_path / f"step={step}.ckpt", augment=True)
+        rest = fit(resumed, folder, steps=6, max_epochs=3, resume=tmp_path / f"step={step}.ckpt", augment=True)
         assert rest == seen[step:]
         assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
@@ -207,6 +227,29 @@ def test_the_best_checkpoint_is_found_by_the_task_s_score(tiny: Path, folder: Pa
     fit(sam(tiny), folder, steps=4, callbacks=[best], enable_checkpointing=True, limit_val_batches=None)
     assert best.best_model_score is not None
     assert Path(best.best_model_path).exists()
+
+
+def test_the_shipped_fits_can_be_continued(tiny: Path, folder: Path, tmp_path: Path) -> None:
+    configs = [yaml.safe_load(file.read_text()) for file in sorted((ROOT / "configs" / "sam").glob("fit_*.yaml"))]
+    sections = {json.dumps(c["trainer"]["callbacks"]).replace(Path(c["out"]).name, "discs") for c in configs}
+    (callbacks,) = map(json.loads, sections)  # they differ in the task's name alone
+
+    def run(out: Path, *more: L.Callback, resume: Any = None) -> tuple[SAMModule, ModelCheckpoint]:
+        shipped = [dict(callback["init_args"]) for callback in callbacks]
+        best, last = (ModelCheckpoint(out, **one) for one in shipped)
+        module = sam(tiny, lr=0.02)  # so much that the score falls and rises
+        options = {"max_epochs": 4, "enable_checkpointing": True, "limit_val_batches": None}
+        fit(module, folder, steps=-1, callbacks=[best, last, *more], resume=resume, augment=True, **options)
+        return module, best
+
+    whole, expected = run(tmp_path / "whole")
+    with pytest.raises(InterruptedError):
+        run(tmp_path / "cut", Stop(5))
+    resumed, best = run(tmp_path / "cut", resume="last")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert best.best_model_score == expected.best_model_score
+    assert Path(best.best_model_path).name == Path(expected.best_model_path).name
+    assert len(list((tmp_path / "cut").iterdir())) == 2
 
 
 def test_frozen_parts_stay_as_they_are(tiny: Path, folder: Path) -> None:
@@ -249,6 +292,13 @@ def test_lora_exports_a_plain_model_and_the_adapter(tiny: Path, folder: Path, tm
     sam(tiny).check_compatible(tiny, tmp_path / "expert")
 
 
+def test_adapters_in_frozen_parts_do_not_train(tiny: Path) -> None:
+    frozen = ["image_encoder.blocks.0", "image_encoder.blocks.1.attn.qkv.weight"]
+    trained = {n for n, p in sam(tiny, lora=LoRA(), frozen=frozen).sam.named_parameters() if p.requires_grad}
+    assert not any(name.startswith("image_encoder.blocks.0.") for name in trained)
+    assert sum(name.startswith("image_encoder.blocks.") for name in trained) == 3 * 2 * 2
+
+
 def test_with_lora_the_decoder_trains_too(tiny: Path) -> None:
     trained = {n for n, p in sam(tiny, lora=LoRA()).sam.named_parameters() if p.requires_grad}
     assert "mask_decoder.mask_tokens.weight" in trained
@@ -271,10 +321,17 @@ def test_bfloat16_masks_do_not_depend_on_autocast(tiny: Path, folder: Path, tmp_
 
 def two_processes(base: Path, folder: Path, out: Path) -> None:
     """Score with two processes, of which one has more batches; then fit, where DDP asks for every gradient."""
-    module = sam(base)
-    host = trainer(devices=2, strategy="ddp_fork")
-    (found,) = host.test(module, datamodule=data(folder), verbose=False)
-    fit(module, folder, steps=4, devices=2, strategy="ddp_fork", limit_val_batches=None, check_val_every_n_epoch=1)
+    module, two = sam(base), {"devices": 2, "strategy": "ddp_fork"}
+    (found,) = trainer(**two).test(module, datamodule=data(folder), verbose=False)
+    fit(module, folder, steps=4, limit_val_batches=None, check_val_every_n_epoch=1, **two)
+    whole = sam(base, frozen=[])  # as the docstring of `frozen` says
+    fit(whole, folder, steps=1, devices=2, strategy="ddp_fork_find_unused_parameters_true")
+    few = data(folder, eval_batch_size=8)
+    for begin in (trainer(max_steps=1, **two).fit, trainer(**two).validate, trainer(**two).test):
+        with pytest.raises(ProcessRaisedException, match=r"eval_batch_size 8 makes 1 .* discs's 8 .* set it to 4"):
+            begin(module, datamodule=few)
+    with pytest.raises(ValueError, match=r"trainer\.strategy ModelParallelStrategy is not supported.*`ddp`"):
+        fit(module, folder, steps=1, strategy=ModelParallelStrategy())
     out.write_text(json.dumps(found))
 
 
@@ -290,6 +347,30 @@ two_processes(Path({str(tiny)!r}), Path({str(folder)!r}), Path({str(tmp_path / "
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "out.json").read_text()) == scores(sam(tiny), folder, split="test")
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_a_precision_that_changes_the_weights_is_refused(tiny: Path, folder: Path, precision: Any) -> None:
+    with pytest.raises(ValueError, match=rf"precision {precision} .* take bf16-mixed .* model\.dtype: bfloat16"):
+        fit(sam(tiny), folder, steps=1, precision=precision)
+    host = EvolutionHost(sam(tiny))
+    with pytest.raises(ValueError, match=rf"precision {precision}"):
+        trainer(precision=precision).validate(host, datamodule=EvaluationData(data(folder), "optimisation"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"dtype": "float16"}, r"model\.dtype: expected one of auto, float32, bfloat16, got 'float16'"),
+        ({"loss": "dice"}, r"model\.loss: expected one of structure, dice_focal, got 'dice'"),
+        ({"warmup_ratio": 100}, r"model\.warmup_ratio must lie in \[0, 1\], got 100"),
+        ({"min_lr_ratio": -0.1}, r"model\.min_lr_ratio must lie in \[0, 1\], got -0\.1"),
+        ({"lr": 0.0}, r"model\.lr must be above 0, got 0\.0"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(tiny: Path, argument: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sam(tiny, **argument)
 
 
 def test_images_of_another_size_than_the_model_s_are_refused(tiny: Path, folder: Path) -> None:

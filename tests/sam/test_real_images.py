@@ -113,9 +113,11 @@ def test_experts_on_real_images_are_fitted_and_evolved(tmp_path: Path) -> None:
     )}  # fmt: skip
     for domain, (_, evaluated) in counts.items():
         assert {cells[domain]["n"] for cells in rows.values()} == {evaluated // 2}
-    # So few steps teach little, but that a lesion lies in the middle of its picture is soon learnt.
-    assert rows["expert skin"]["skin"]["mean"] > 0.3
-    assert all(0 <= cell["mean"] <= 1 for cells in rows.values() for cell in cells.values())
+        # So few steps teach little, but 30 on one domain make more of it than 60 on both.
+        assert rows[f"expert {domain}"][domain]["mean"] > rows["base"][domain]["mean"] + 0.05
+    means = {model: sum(cells[domain]["mean"] for domain in PAIR) / 2 for model, cells in rows.items()}
+    merged_best = max(mean for model, mean in means.items() if model.startswith("CycleQD"))
+    assert merged_best >= min(means[f"expert {domain}"] for domain in PAIR)
     merged = weights.load(tmp_path / "run" / "model").state_dict()
     base = weights.read(tmp_path / "base")
     assert any(not torch.equal(merged[name], tensor) for name, tensor in base.items())

@@ -40,7 +40,27 @@ def test_the_pairs_are_split_evenly_by_seed(root: Path) -> None:
 def test_a_test_part_is_the_test_half(root: Path) -> None:
     first, second = ids(Segmentation(Folder(root), test=Folder(root / "other")))
     assert sorted(first) == NAMES
-    assert second == ["t1", "t2"]
+    assert sorted(second) == ["t1", "t2"]
+
+
+def test_limits_take_no_beginning_of_the_alphabet(root: Path) -> None:
+    def limited(seed: int) -> tuple[list[str], list[str]]:
+        arguments: dict[str, Any] = {"limit": 5, "split_seed": seed}
+        first, _ = ids(Segmentation(Folder(root), test=Folder(root / "other"), **arguments))
+        return first, ids(Segmentation(Folder(root / "other"), test=Folder(root), test_limit=5, split_seed=seed))[1]
+
+    first, second = limited(0)
+    assert first == second
+    assert sorted(first) != NAMES[:5]
+    assert limited(1)[0] != first
+
+
+def test_a_test_half_that_steers_is_refused(root: Path) -> None:
+    (root / "linked/images").mkdir(parents=True)
+    touch(root, "linked/masks/x.png", "linked/masks/y.png", "linked/images/y.png")
+    (root / "linked/images/x.png").symlink_to(root / "images/p03.png")
+    with pytest.raises(ValueError, match=r"folder: 1 images are in .*p03\.png"):
+        ids(Segmentation(Folder(root), test=Folder(root / "linked")))
 
 
 def test_limits_and_exclusions(root: Path) -> None:

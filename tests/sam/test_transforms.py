@@ -6,6 +6,7 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
+from albumentations.pytorch import ToTensorV2
 from segment_anything import SamPredictor
 from segment_anything.utils.transforms import ResizeLongestSide
 
@@ -82,6 +83,12 @@ def test_transforms_draw_independently() -> None:
         changed, _ = augmentation(image, image[..., 0] > 0, seed)
         outcomes.add((bool(changed.min() > 100), bool(changed[0, 0, 0] > changed[0, -1, 0])))
     assert len(outcomes) == 4
+
+
+@pytest.mark.parametrize("last", [A.Normalize(), A.ToFloat(), A.ToGray(num_output_channels=1, p=1), ToTensorV2()])
+def test_what_is_no_8_bit_image_is_refused(last: A.BasicTransform) -> None:
+    with pytest.raises(ValueError, match=r"data\.augment: expected an image uint8 .* SAM normalises itself"):
+        Augmentation([last])(picture(9, 7), picture(9, 7)[..., 0] > 99, 0)
 
 
 def test_no_transforms_change_nothing() -> None:

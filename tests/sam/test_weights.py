@@ -1,5 +1,6 @@
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,16 @@ def test_a_damaged_file(copy: Path, file: str) -> None:
         weights.read(copy if file.endswith("tensors") else path)
 
 
+def test_what_torch_cannot_load_is_named(tiny: Path, tmp_path: Path) -> None:
+    torch.save({"model": weights.read(tiny), "path": tmp_path}, tmp_path / "run.pth")
+    with pytest.raises(ValueError, match=r"run\.pth is damaged, or holds more than tensors; .*state_dict"):
+        weights.read(tmp_path / "run.pth")
+    with zipfile.ZipFile(tmp_path / "other.pth", "w") as file:
+        file.writestr("sam.txt", "no checkpoint")
+    with pytest.raises(ValueError, match=r"other\.pth is damaged, or holds more than tensors"):
+        weights.read(tmp_path / "other.pth")
+
+
 def test_no_model(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no model\.safetensors in this folder"):
         weights.read(tmp_path)
@@ -106,6 +117,9 @@ def test_tensors_of_another_model(tiny: Path, tmp_path: Path) -> None:
 def test_a_config_that_names_no_architecture(copy: Path) -> None:
     (copy / "config.json").write_text(json.dumps({"architecture": "vit_g"}))
     with pytest.raises(ValueError, match=r"config\.json: architecture: expected one of vit_h.*, got 'vit_g'"):
+        weights.architecture_of(copy)
+    (copy / "config.json").write_text('["vit_h"]')
+    with pytest.raises(ValueError, match=r"config\.json: expected an object .*got \['vit_h'\]"):
         weights.architecture_of(copy)
 
 

@@ -9,11 +9,13 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cyqd.evolution import similarity
 from cyqd.training import SimilarityRegulariser
+from cyqd.training.optimisation import optimizer_steps
 from cyqd.training.run import SetupError, fit, open_space
 from tests.toy import WIDTH, ToyData, ToyModule
 
@@ -45,13 +47,13 @@ class TrainableData(ToyData):
 
 def trainer(folder: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:
     options = {
+        "logger": False,
         "max_epochs": 8,
         "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
     } | options
     return L.Trainer(
         accelerator="cpu",
         devices=1,
-        logger=False,
         callbacks=list(callbacks),
         default_root_dir=folder,
         enable_progress_bar=False,
@@ -84,6 +86,67 @@ def test_without_a_monitor_the_expert_is_what_training_ended_with(toy_models: Mo
     fit(module, TrainableData([50]), trainer(tmp_path, ModelCheckpoint()), out=tmp_path / "out", record={})
     weights = ToyModule(tmp_path / "out").evolved_parameters()
     assert all(torch.equal(weights[name], p) for name, p in module.evolved_parameters().items())
+
+
+def test_the_first_callback_that_monitors_counts_and_its_checkpoints_lie_beside_the_expert(
+    toy_models: Models, tmp_path: Path
+) -> None:
+    module, out = TrainableToy(toy_models[0]), tmp_path / "out"
+    kept = ModelCheckpoint(monitor="val/task0", mode="min")
+    logger = CSVLogger(tmp_path / "log")
+    run = trainer(tmp_path, ModelCheckpoint(filename="newest"), kept, logger=logger, max_epochs=3)
+    fit(module, TrainableData([50]), run, out=out, record={})
+    assert Path(kept.best_model_path).parent == out / "checkpoints"
+    best = torch.load(kept.best_model_path, weights_only=True)["state_dict"]
+    weights = dict(ToyModule(out).evolved_parameters())
+    assert all(torch.equal(weights[name], best[f"net.{name}"]) for name in weights)
+
+
+def test_a_fit_that_ended_but_wrote_no_expert_writes_it_when_continued(toy_models: Models, tmp_path: Path) -> None:
+    written = []
+    for name in ("first", "again"):
+        kept = ModelCheckpoint(dirpath=tmp_path / "kept", monitor="val/task0", mode="min", save_last=True)
+        out = tmp_path / name
+        ckpt_path = None if name == "first" else "last"
+        run = trainer(tmp_path, kept, max_epochs=3)
+        fit(TrainableToy(toy_models[0]), TrainableData([50]), run, out=out, record={}, ckpt_path=ckpt_path)
+        written.append(dict(ToyModule(out).evolved_parameters()))
+    assert all(torch.equal(written[0][name], written[1][name]) for name in written[0])
+
+
+def test_weights_alone_are_no_fit_to_continue(toy_models: Models, tmp_path: Path) -> None:
+    kept = ModelCheckpoint(dirpath=tmp_path / "kept", save_weights_only=True)
+    run = trainer(tmp_path, kept, max_epochs=1)
+    fit(TrainableToy(toy_models[0]), TrainableData([50]), run, out=tmp_path / "out", record={})
+    again = trainer(tmp_path, max_epochs=2)
+    with pytest.raises(SetupError, match="weights alone"):
+        fit(
+            TrainableToy(toy_models[0]),
+            TrainableData([50]),
+            again,
+            out=tmp_path / "out",
+            record={},
+            ckpt_path=kept.best_model_path,
+        )
+
+
+@pytest.mark.parametrize("limits", [{"max_epochs": 3}, {"max_steps": 7}, {"max_epochs": 9, "max_steps": 11}])
+@pytest.mark.parametrize("more", [{}, {"accumulate_grad_batches": 3}, {"limit_train_batches": 0.5}])
+def test_the_number_of_steps_is_lightnings(
+    toy_models: Models, tmp_path: Path, limits: dict[str, Any], more: dict[str, Any]
+) -> None:
+    counted: list[int] = []
+
+    class Count(L.Callback):
+        def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            counted.append(optimizer_steps(trainer))
+
+        def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            counted.append(trainer.global_step)
+
+    options = {"max_epochs": -1} | limits | more
+    trainer(tmp_path, Count(), **options).fit(TrainableToy(toy_models[0]), datamodule=TrainableData([5]))
+    assert counted[0] == counted[1]
 
 
 def similarity_to(models: Models, expert: str, weights: Path) -> float:

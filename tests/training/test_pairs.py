@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Callable
 from itertools import combinations
@@ -12,7 +13,8 @@ import pytest
 
 from cyqd.__main__ import main
 from cyqd.training.pictures import extremes
-from tests.training.test_resume import assert_same_run, history
+from tests.conftest import ROOT, command, environment
+from tests.training.test_resume import assert_same_run, history, wait_for_lines
 
 Config = Callable[..., Path]
 TASKS = ["task0", "task1", "task2"]
@@ -65,6 +67,40 @@ def test_a_pairs_own_config_runs_it_again(
     assert_same_run(run, pairs_run / "task1+task2")
 
 
+@pytest.mark.slow
+def test_pairs_on_two_processes_are_the_same(
+    toy_config: Config, pairs_run: Path, tmp_path: Path, cyqd: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    run = tmp_path / "run"
+    logger = json.dumps(
+        {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path)}}
+    )
+    options = ["--pairs", "true", "--trainer.devices", 2, "--trainer.logger", logger]
+    cyqd("evolve", "--config", toy_config(run, generations=6), *options)
+    for pair in PAIRS:
+        assert_same_run(run / pair, pairs_run / pair)
+    logs = sorted(tmp_path.glob("lightning_logs/version_*/metrics.csv"))
+    assert [len(log.read_text().splitlines()) for log in logs] == [1 + 2 + 6] * 3
+
+
+def test_ctrl_c_ends_after_the_pair_at_hand(toy_config: Config, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = toy_config(run, generations=100_000)
+    with subprocess.Popen(
+        command("evolve", "--config", config, "--pairs", "true"),
+        cwd=ROOT,
+        env=environment(),
+        stderr=subprocess.PIPE,
+    ) as process:
+        wait_for_lines(run / PAIRS[0] / "history.jsonl", 6, process)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"interrupted in {run / PAIRS[0]}" in errors.decode()
+    assert (run / PAIRS[0] / "results.md").exists()
+    assert not (run / PAIRS[1] / "history.jsonl").exists()
+
+
 def test_what_was_stopped_in_the_second_pair_continues_there(
     toy_config: Config, pairs_run: Path, tmp_path: Path, cyqd: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -73,7 +109,7 @@ def test_what_was_stopped_in_the_second_pair_continues_there(
     main(["evolve", "--config", str(config), "--only", '["task0", "task1"]', "--run", str(run / "task0+task1")])
     part = ["--only", '["task0", "task2"]', "--run", str(run / "task0+task2")]
     main(["evolve", "--config", str(config), *part, "--strategy.init_args.generations", "2"])
-    cyqd("evolve", "--config", config, "--pairs", "true", "--ckpt_path", "last", "--cache", run.parent / "cache")
+    cyqd("evolve", "--config", config, "--pairs", "true", "--ckpt_path", run, "--cache", run.parent / "cache")
     for pair in PAIRS:
         assert_same_run(run / pair, pairs_run / pair)
     assert (run / "pairs.md").read_text() == (pairs_run / "pairs.md").read_text()
@@ -87,6 +123,7 @@ def test_pairs_are_not_overwritten_and_tasks_must_exist(
     config = toy_config(tmp_path / "run")
     assert "'task9'" in refuse("evolve", "--config", config, "--only", '["task0", "task9"]')
     assert "at least two" in refuse("evolve", "--config", config, "--only", '["task0"]')
+    assert "every task once" in refuse("evolve", "--config", config, "--only", '["task0", "task1", "task1"]')
 
 
 def test_the_largest_gains_and_losses_are_chosen() -> None:
