@@ -188,15 +188,9 @@ class LLMModule(EvolvableModule):
         self.dialogues.add(batch.task, batch.problems, partial(self._finish, batch.task, dataloader_idx))
 
     def on_validation_epoch_end(self) -> None:
-        """End all dialogues; log the scores where this is the Trainer's own module."""
+        """End all dialogues; log the scores."""
         self.dialogues.drain()
-        if self.trainer.lightning_module is self:
-            split = "test" if self.trainer.testing else "val"
-            tasks = self.trainer.datamodule.tasks  # type: ignore[attr-defined]
-            for task, metric in zip(tasks, self.metrics, strict=True):
-                self.log(f"{split}/{task.name}", float(metric.compute()), prog_bar=True)  # type: ignore[operator]
-            for name, means in self.measures().items():
-                self.log_dict({f"{split}/{name}/{measure}": mean for measure, mean in means.items()})
+        self.log_scores()
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step

@@ -108,6 +108,15 @@ class EvolvableModule(L.LightningModule, ABC):
                 found[task.name] = task.derived(means)
         return found
 
+    def log_scores(self) -> None:
+        """Log scores and measures, as val/TASK or test/TASK, where this is the Trainer's own module."""
+        if self.trainer.lightning_module is self:
+            split = "test" if self.trainer.testing else "val"
+            for task, metric in zip(self._tasks, self.metrics, strict=True):
+                self.log(f"{split}/{task.name}", float(metric.compute()), prog_bar=True)  # type: ignore[operator]
+            for name, means in self.measures().items():
+                self.log_dict({f"{split}/{name}/{measure}": mean for measure, mean in means.items()})
+
     def evolved_parameters(self) -> dict[str, nn.Parameter]:
         """Return the live parameters that evolve, by the names that :meth:`read_weights` uses."""
         return {name: p for name, p in self.named_parameters() if name.startswith(self.evolved_prefix)}

@@ -36,7 +36,7 @@ class TrainableToy(ToyModule):
         self.reset_scores()
 
     def on_validation_epoch_end(self) -> None:
-        self.log("val/task0", float(self.metrics[0].compute()))
+        self.log_scores()
 
 
 class TrainableData(ToyData):
