@@ -9,7 +9,7 @@ import lightning as L
 from jsonargparse import Namespace
 
 from cyqd.commands._common import Parser, model_parser, save_config, task_names
-from cyqd.training.run import fit
+from cyqd.training.fit import fit
 
 
 def parser() -> Parser:

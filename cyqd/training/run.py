@@ -1,4 +1,4 @@
-"""What the commands do: fit an expert, evolve experts, test models."""
+"""What the commands `evolve` and `test` do, and what every Trainer run here shares."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm import tqdm
 
 import cyqd
@@ -81,73 +79,6 @@ def clear_errors(trainer: L.Trainer, data: L.LightningDataModule) -> Iterator[No
         if trainer.fit_loop.epoch_loop.batch_progress.total.completed > 1:
             raise
         raise SetupError(str(error)) from error
-
-
-def fit(
-    model: EvolvableModule,
-    data: L.LightningDataModule,
-    trainer: L.Trainer,
-    *,
-    out: Path,
-    record: Mapping[str, Any],
-    ckpt_path: str | None = None,
-) -> None:
-    """Fine-tune an expert, score it where the data has tasks, and write it with a record of how it came about.
-
-    Args:
-        model: the expert, at the base's weights.
-        data: training data, and evaluation problems for the score.
-        trainer: a Trainer.
-        out: folder to write.
-        record: what else to keep in ``out/cyqd.json`` (base, seed, tasks).
-        ckpt_path: Lightning checkpoint to continue from.
-    """
-    writer = ExpertWriter(out)
-    trainer.callbacks.append(writer)  # type: ignore[attr-defined]
-    for kept in trainer.checkpoint_callbacks:
-        if isinstance(kept, ModelCheckpoint) and kept.dirpath is None:
-            kept.dirpath = str(out / "checkpoints")  # a logger's folder would be another one after a resume
-    if ckpt_path is not None and Path(ckpt_path).is_file():
-        checkpoint = torch.load(ckpt_path, map_location="cpu", mmap=True, weights_only=True)
-        if "optimizer_states" not in checkpoint:
-            raise SetupError(f"ckpt_path: {ckpt_path} holds weights alone, from which no fit can be continued")
-    with clear_errors(trainer, data):
-        trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
-    if not writer.written:  # the checkpoint was of a fit that had ended
-        writer.on_train_end(trainer, model)
-    scores: dict[str, float] = {}
-    if getattr(data, "tasks", ()):
-        for part in trainer.validate(model, datamodule=data, verbose=False):
-            scores |= {key.removeprefix("val/"): value for key, value in part.items()}
-    if is_first_process():
-        save_json(out / "cyqd.json", {"cyqd": cyqd.__version__, **record, "scores": scores})
-        print(f"expert: {out}" + "".join(f"  {task} {score:.3f}" for task, score in scores.items()))
-
-
-class ExpertWriter(L.Callback):
-    """Writes the expert while the Trainer still holds it together, sharded or not.
-
-    Where a ModelCheckpoint monitors a score, the expert is its best checkpoint (the first such callback's), else
-    what training ended with.
-
-    Args:
-        out: folder to write.
-    """
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.written = False
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the expert."""
-        assert isinstance(pl_module, EvolvableModule)
-        kept = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        if best := next((c.best_model_path for c in kept if c.monitor and c.best_model_path), None):
-            checkpoint = trainer.strategy.load_checkpoint(best, weights_only=True)
-            trainer.strategy.load_model_state_dict(checkpoint, strict=True)
-        base = str(pl_module.base)
-        pl_module.save_model(self.out, model_card(base, f"An expert fine-tuned from {base}.", ()))
-        self.written = True
 
 
 def open_space(

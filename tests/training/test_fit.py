@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 
 from cyqd.evolution import similarity
 from cyqd.training import SimilarityRegulariser
+from cyqd.training.fit import fit
 from cyqd.training.optimisation import optimizer_steps
-from cyqd.training.run import SetupError, fit, open_space
+from cyqd.training.run import SetupError, open_space
 from tests.toy import WIDTH, ToyData, ToyModule
 
 Models = tuple[Path, dict[str, Path]]
@@ -127,6 +128,21 @@ def test_weights_alone_are_no_fit_to_continue(toy_models: Models, tmp_path: Path
             out=tmp_path / "out",
             record={},
             ckpt_path=kept.best_model_path,
+        )
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
+def test_a_damaged_checkpoint_is_named(toy_models: Models, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "cut.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(SetupError, match=r"cut\.ckpt is damaged"):
+        fit(
+            TrainableToy(toy_models[0]),
+            TrainableData([50]),
+            trainer(tmp_path),
+            out=tmp_path / "out",
+            record={},
+            ckpt_path=str(path),
         )
 
 
