@@ -12,9 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cyqd.__main__ import main
 from cyqd.llm.demo.generate import generate
-from tests.conftest import ROOT
+from tests.demo import fit_all, shrink
 from tests.training.test_resume import assert_same_run, history
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.slow]
@@ -30,30 +29,12 @@ SMALLER = {
 }
 
 
-def shrink(folder: Path) -> Path:
-    """Copy the demo's configs with fewer steps and problems, and with ``folder`` in place of runs/demo/llm."""
-    configs = folder / "configs"
-    configs.mkdir()
-    texts = {path.name: path.read_text() for path in (ROOT / "configs" / "demo" / "llm").glob("*.yaml")}
-    for old in SMALLER:
-        assert any(old in text for text in texts.values()), f"no demo config says {old!r} any more"
-    for name, text in texts.items():
-        for old, new in {**SMALLER, "runs/demo/llm": str(folder)}.items():
-            text = text.replace(old, new)
-        (configs / name).write_text(text)
-    return configs
-
-
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, base and experts of the shrunk demo."""
     folder = tmp_path_factory.mktemp("demo")
     generate(folder, seed=0)
-    configs = shrink(folder)
-    threads = torch.get_num_threads()
-    for name in ("base", *TASKS):
-        main(["fit", "--config", str(configs / f"fit_{name}.yaml")])
-    torch.set_num_threads(threads)
+    fit_all(shrink("llm", folder, SMALLER), "base", *TASKS)
     return folder
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cyqd.__main__ import main
 from cyqd.sam import weights
 from cyqd.sam.architecture import build
 from cyqd.sam.demo.generate import generate
-from tests.conftest import ROOT
+from tests.demo import fit_all, shrink
 from tests.training.test_resume import assert_same_run, history
 
 pytestmark = pytest.mark.slow
@@ -33,30 +32,12 @@ SMALLER = {
 }
 
 
-def shrink(folder: Path) -> Path:
-    """Copy the demo's configs with fewer steps and images, and with ``folder`` in place of runs/demo/sam."""
-    configs = folder / "configs"
-    configs.mkdir()
-    texts = {path.name: path.read_text() for path in (ROOT / "configs" / "demo" / "sam").glob("*.yaml")}
-    for old in SMALLER:
-        assert any(old in text for text in texts.values()), f"no demo config says {old!r} any more"
-    for name, text in texts.items():
-        for old, new in {**SMALLER, RUN: str(folder)}.items():
-            text = text.replace(old, new)
-        (configs / name).write_text(text)
-    return configs
-
-
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, base and experts of the shrunk demo."""
     folder = tmp_path_factory.mktemp("demo")
     generate(folder, seed=0, base=dict.fromkeys(TASKS, 40), train=64, evaluation=24)
-    configs = shrink(folder)
-    threads = torch.get_num_threads()
-    for name in ("base", *TASKS):
-        main(["fit", "--config", str(configs / f"fit_{name}.yaml")])
-    torch.set_num_threads(threads)
+    fit_all(shrink("sam", folder, SMALLER), "base", *TASKS)
     return folder
 
 
