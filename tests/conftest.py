@@ -17,6 +17,7 @@ from tests.sam.domain import SIZES, make_domain
 from tests.toy import make_models
 
 ROOT = Path(__file__).parents[1]
+os.environ.setdefault("WANDB_MODE", "disabled")  # tests that are about W&B ask for it
 
 
 @pytest.fixture(scope="session")

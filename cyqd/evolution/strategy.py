@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cyqd.evolution.archive import Scores
+from cyqd.evolution.archive import Archive, Scores
 from cyqd.evolution.genome import ExpertSpace, Genome, GenomeStore
 
 
@@ -44,6 +44,8 @@ class Strategy(ABC):
     evaluated: int = 0
     rules: tuple[str, ...] = ()
     """The names in :meth:`result`; the first is the default."""
+    archives: Sequence[Archive] = ()
+    """Its archives, one per task, where the search has any."""
 
     def setup(self, space: ExpertSpace, store: GenomeStore, seed: int, tasks: Sequence[str] | None = None) -> None:
         """Attach the strategy to the experts it merges.

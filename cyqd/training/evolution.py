@@ -17,8 +17,8 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from cyqd.evolution import Candidate, ExpertSpace, GenomeStore, Strategy, materialise
-from cyqd.evolution.spectrum import SingularBases
 from cyqd.evolution.storage import atomic_path, load_json, save_json
+from cyqd.training.bases import prepare_bases
 from cyqd.training.host import EvolutionHost
 
 Value = TypeVar("Value")
@@ -71,13 +71,16 @@ class Evolution(L.Callback):
         self.by_problem = by_problem
         self.interrupted = False
         self.candidate: Candidate
+        self.line: dict[str, Any] = {}
+        """The history's newest line, on every process."""
         self.seconds: dict[str, float] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Prepare singular bases, state and progress bar, once for the whole evolution."""
         self.tasks = [task.name for task in trainer.datamodule.tasks]  # type: ignore[attr-defined]
         self.space.identity = trainer.strategy.broadcast(self.space.identity)
-        self._prepare_bases(trainer)
+        if self.strategy.spectral:
+            prepare_bases(self.space, self.cache, trainer)
         self.space.to(trainer.strategy.root_device, resident=self.resident)
         self.store.writable = trainer.is_global_zero
         self.strategy.setup(self.space, self.store, self.seed, self.tasks)
@@ -114,13 +117,13 @@ class Evolution(L.Callback):
         self.seconds["evaluate"] = time.perf_counter() - self._evaluation_start
         details = {
             "measures": domain.measures(),
-            "faults": _gather(domain.faults),
-            "retries": _gather(domain.retries),
-            "outcomes": _gather(domain.outcomes) if self.by_problem else {},
+            "faults": gather(domain.faults),
+            "retries": gather(domain.retries),
+            "outcomes": gather(domain.outcomes) if self.by_problem else {},
         }
         with self._clock("tell"):
             report = self.strategy.tell(self.candidate, tuple(score.mean for score in scores.values()))
-        record = {
+        self.line = {
             "evaluation": self.candidate.id,
             **self.candidate.origin,
             "scores": {task: score.mean for task, score in scores.items()},
@@ -131,11 +134,11 @@ class Evolution(L.Callback):
             "seconds": {**self.seconds, **domain.timings},
         }
         if trainer.is_global_zero:
-            self._save(record)
+            self._save()
         trainer.strategy.barrier("evolution saved")
         for logger in trainer.loggers:
             metrics = {f"child/{task}": score.mean for task, score in scores.items()}
-            times = {f"time/{part}": seconds for part, seconds in record["seconds"].items()}
+            times = {f"time/{part}": seconds for part, seconds in self.line["seconds"].items()}
             logger.log_metrics({**metrics, **times}, step=self.candidate.id)
         child = sum(score.mean for score in scores.values()) / len(scores)
         best = " ".join(f"{t}={s:.3f}" for t, s in zip(self.tasks, self.strategy.best(), strict=False))
@@ -156,26 +159,9 @@ class Evolution(L.Callback):
         yield
         self.seconds[part] = time.perf_counter() - start
 
-    def _prepare_bases(self, trainer: L.Trainer) -> None:
-        """Compute the singular bases that the cache lacks, a share of the matrices on every process."""
-        if not self.strategy.spectral:
-            return
-        shapes = self.space.matrices()
-        base, *experts = self.space.identity.split()
-        kept = "" if self.space.rank is None else f"-rank{self.space.rank}"
-        folders = [self.cache / f"{base}-{expert}{kept}" for expert in experts]
-        self.space.bases = [SingularBases(folder, shapes, rank=self.space.rank) for folder in folders]
-        self.space.to(trainer.strategy.root_device)
-        missing = [(k, name) for k, bases in enumerate(self.space.bases) for name in bases.missing()]
-        mine = missing[trainer.global_rank :: trainer.world_size]
-        trainer.strategy.barrier("singular bases counted")
-        for k, name in tqdm(mine, desc="singular bases", unit="matrix", disable=not trainer.is_global_zero):
-            self.space.bases[k].compute(name, self.space.task_vector(k, name))
-        trainer.strategy.barrier("singular bases")
-
-    def _save(self, record: dict[str, Any]) -> None:
+    def _save(self) -> None:
         with self.history.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(self.line) + "\n")
         save_json(self.state_path, self.strategy.state_dict())
         self.store.prune(self.strategy.kept())
 
@@ -207,7 +193,7 @@ class Evolution(L.Callback):
             signal.signal(signal.SIGINT, handler)
 
 
-def _gather(notes: dict[str, Value]) -> dict[str, Value]:
+def gather(notes: dict[str, Value]) -> dict[str, Value]:
     """Merge what all processes noted about their problems."""
     gathered: list[dict[str, Value]] = [notes]
     if dist.is_initialized():

@@ -1,0 +1,188 @@
+"""What a run's folder says: the one place that reads it for reports, figures and exports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cyqd.evolution.archive import Archive, Cell, Elite
+from cyqd.evolution.storage import load_json
+
+STATE = Path("evolution") / "state" / "state.json"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A model that entered an archive.
+
+    Attributes:
+        evaluation: the model's number.
+        archive: the index of the archive's task.
+        cell: where it entered.
+    """
+
+    evaluation: int
+    archive: int
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as it stands, finished or not; see :func:`read_run`.
+
+    Attributes:
+        folder: the run's folder.
+        config: what ran.
+        settings: of the strategy: ``strategy`` (its name), ``seed``, ``tasks`` and its hyper-parameters.
+        evaluations: the history's lines, one per model, their numbers counting from 0.
+        edges: the bin edges of every task's behaviour axis; empty where the strategy has no archives, or none yet.
+        results: what ``results.json`` holds, empty while the run is going on.
+        similarity: what ``similarity.json`` holds, empty where there is none.
+        pictures: files of ``pictures/``, by name.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    settings: dict[str, Any]
+    evaluations: list[dict[str, Any]]
+    edges: list[tuple[float, ...]]
+    results: dict[str, Any] = field(default_factory=dict)
+    similarity: dict[str, Any] = field(default_factory=dict)
+    pictures: list[Path] = field(default_factory=list)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks, in the order of the archives."""
+        return list(self.settings["tasks"])
+
+    @property
+    def name(self) -> str:
+        """The run's name: its folder's."""
+        return self.folder.resolve().name
+
+    @cached_property
+    def elites(self) -> list[Elite]:
+        """Every model that was evaluated, elite or not, by its number."""
+        return [
+            Elite(line["evaluation"], tuple(line["scores"][task] for task in self.tasks))
+            for line in self.evaluations
+        ]
+
+    @cached_property
+    def changes(self) -> list[Change]:
+        """Everything that ever entered an archive, in order.
+
+        The experts enter together, when the last of them has been scored; later models as the history says.
+        """
+        empty = [Archive(task, self.edges) for task in range(len(self.tasks))] if self.edges else []
+        found: list[Change] = []
+        for line, elite in zip(self.evaluations, self.elites, strict=True):
+            for archive in empty:
+                if line["generation"] == 0:
+                    entered = archive.add(elite)
+                else:
+                    entered = self.tasks[archive.task] in line.get("entered", ())
+                if entered:
+                    found.append(Change(elite.id, archive.task, archive.cell_of(elite.scores)))
+        return found
+
+    def archives(self, evaluations: int | None = None) -> list[Archive]:
+        """Return the archives as they were after so many evaluations; by default, as they are.
+
+        Args:
+            evaluations: at least the number of experts, else the archives hold some of the experts only.
+        """
+        upto = len(self.evaluations) if evaluations is None else evaluations
+        archives = [Archive(task, self.edges) for task in range(len(self.tasks))] if self.edges else []
+        for change in self.changes:
+            if change.evaluation < upto:
+                archives[change.archive].cells[change.cell] = self.elites[change.evaluation]
+        return archives
+
+    @property
+    def experts(self) -> dict[str, int]:
+        """The experts' evaluations, by task."""
+        return {line["expert"]: line["evaluation"] for line in self.evaluations if "expert" in line}
+
+    @cached_property
+    def shares(self) -> list[tuple[float, ...]]:
+        """α of every model: how much of each expert's task vector it holds, before any mutation.
+
+        Crossover is linear, so α follows from parents and coefficients alone. Empty tuples where the strategy tells
+        no parents.
+        """
+        found: list[tuple[float, ...]] = []
+        for line in self.evaluations:
+            if "expert" in line:
+                found.append(tuple(float(task == line["expert"]) for task in self.tasks))
+            elif "parents" in line:
+                parts = [found[parent] for parent in line["parents"]]
+                found.append(tuple(_dot(line["coefficients"], column) for column in zip(*parts, strict=True)))
+            else:
+                found.append(())
+        return found
+
+    def ancestors(self, evaluation: int) -> list[int]:
+        """Return a model, its parents, theirs, and so on to the experts, newest first."""
+        seen, waiting = set(), [evaluation]
+        while waiting:
+            if (model := waiting.pop()) not in seen:
+                seen.add(model)
+                waiting += self.evaluations[model].get("parents", [])
+        return sorted(seen, reverse=True)
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a run's folder; it may be written to meanwhile.
+
+    Raises:
+        FileNotFoundError: if there is no evolution in it, naming the file that is missing.
+        ValueError: if a file is damaged.
+    """
+    state_path = folder / STATE
+    if not state_path.exists():
+        parts = sorted(path.parents[2].name for path in folder.glob(f"*/{STATE}"))
+        holds = f"; it holds the runs {', '.join(parts)}: name one of them" if parts else ""
+        raise FileNotFoundError(f"{folder} holds no evolution yet ({state_path} is missing){holds}")
+    state = _json(state_path)  # first: the history is never behind it
+    archives = state.get("archives") or []
+    return RunRecord(
+        folder=folder,
+        config=yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
+        settings=state["settings"],
+        evaluations=list(_lines(folder / "history.jsonl", state["evaluated"])),
+        edges=[tuple(edges) for edges in archives[0]["edges"]] if archives else [],
+        results=_json(folder / "results.json") if (folder / "results.json").exists() else {},
+        similarity=_json(folder / "similarity.json") if (folder / "similarity.json").exists() else {},
+        pictures=sorted((folder / "pictures").glob("*.png")),
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = load_json(path)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return content
+
+
+def _lines(path: Path, count: int) -> Iterator[dict[str, Any]]:
+    """Yield the first lines of a history; what follows them is not complete yet."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if len(lines) < count:
+        raise ValueError(f"{path} is damaged: expected {count} lines, as {STATE.name} says, got {len(lines)}")
+    for number, line in enumerate(lines[:count]):
+        try:
+            yield {"generation": number, **json.loads(line)}
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is damaged in line {number + 1}: {error}") from error
+
+
+def _dot(coefficients: Sequence[float], values: Sequence[float]) -> float:
+    return sum(c * v for c, v in zip(coefficients, values, strict=True))
