@@ -79,7 +79,7 @@ def seconds_per_generation(callback: L.Callback | None, generations: int) -> flo
         FreeModule(),
         FreeData(),
         "optimisation",
-        callback,
+        [callback] if callback else [],
         {"accelerator": "cpu", "devices": 1, "logger": False},
     )
     if callback is None:

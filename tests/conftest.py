@@ -92,7 +92,9 @@ def command(*arguments: object) -> list[str]:
 
 def environment() -> dict[str, str]:
     """One thread, so that a process computes the same bits whatever the number of its fellows."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    # A child that knew of this process' W&B service would join it.
+    own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    return {**own, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="session")

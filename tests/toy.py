@@ -74,11 +74,12 @@ class ToyData(L.LightningDataModule):
         self.batch_size = batch_size
 
     def _loaders(self, seed: int) -> list[DataLoader]:
-        loaders = []
-        for offset, task in enumerate(self.tasks):
+        loaders, dealt = [], 0
+        for task in self.tasks:
             inputs = torch.randn(task.size, WIDTH, generator=torch.Generator().manual_seed(seed + task.number))
             target = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(100 + task.number)) / 3
-            sampler = ShardedBatchSampler(task.size, batch_size=self.batch_size, offset=offset)
+            sampler = ShardedBatchSampler(task.size, batch_size=self.batch_size, offset=dealt)
+            dealt += len(sampler.batches)
             rows = TensorDataset(torch.arange(task.size), inputs, inputs @ target)
             loaders.append(DataLoader(rows, batch_sampler=sampler))
         return loaders

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import combinations
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cyqd.evolution import ExpertSpace, GenomeStore, Strategy
 from cyqd.evolution.storage import load_json, save_json
 from cyqd.report.pairs import write_pairs
 from cyqd.training.run import HOST_OPTIONS, evolve, is_first_process, narrow, open_space
+from cyqd.training.tracking import Wandb, check_wandb, join_loggers, wandb_logger
 
 REQUIRED = ("model", "data", "experts", "run")
 
@@ -52,6 +54,7 @@ def parser(*, required: Collection[str] = REQUIRED) -> Parser:
     parser.add_argument(
         "--rank", type=PositiveInt, help="keep at most this many singular directions of each matrix"
     )
+    parser.add_class_arguments(Wandb, "wandb")
     parser.add_argument("--resident", type=bool, default=False, help="hold base and experts on the device")
     return parser
 
@@ -62,7 +65,8 @@ def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
     rules = arguments.strategy.rules
     if arguments.final_rule and arguments.final_rule not in rules:
         raise ValueError(f"final_rule: expected one of {', '.join(rules)}, got {arguments.final_rule}")
-    tasks = _tasks(arguments)
+    check_wandb(arguments.wandb)
+    tasks = evolved_tasks(arguments)
     space = open_space(arguments.model, {task: arguments.experts[task] for task in tasks}, rank=arguments.rank)
     if not arguments.pairs:
         return _prepare_run(config, parser, arguments, space)
@@ -81,11 +85,16 @@ def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
                 raise SystemExit(f"interrupted in {arguments.run / '+'.join(pair)}; continue with --ckpt_path last")
         if is_first_process():
             print(f"\n{write_pairs(arguments.run, pairs)}\n\npairs: {arguments.run}")
+            names = {"name": arguments.run.name, "group": arguments.run.name, "job_type": "pairs"}
+            tracker = wandb_logger(arguments.wandb, arguments.run, config=config.wandb.as_dict(), **names)
+            if tracker is not None:
+                with tracker:
+                    tracker.log_pairs()
 
     return work
 
 
-def _tasks(arguments: Namespace) -> list[str]:
+def evolved_tasks(arguments: Namespace) -> list[str]:
     """Return the tasks whose experts are evolved, in the data's order."""
     tasks = task_names(arguments.data)
     if len(set(tasks)) < len(tasks):
@@ -116,7 +125,7 @@ def _prepare_run(config: Namespace, parser: Parser, arguments: Namespace, space:
     data = copy.copy(arguments.data)
     data.tasks = [task for task in data.tasks if task.name in space.tasks]
     splits = data.splits() if hasattr(data, "splits") else {}
-    state = _state_to_continue(run, arguments.ckpt_path, arguments.run)
+    state = state_to_continue(run, arguments.ckpt_path, arguments.run)
     if state and is_first_process():
         _check_same_evaluation(run / "config.yaml", text)
         _check_same_problems(run / "splits.json", splits)
@@ -127,25 +136,33 @@ def _prepare_run(config: Namespace, parser: Parser, arguments: Namespace, space:
         save_config(run, text)
         if is_first_process():
             save_json(run / "splits.json", splits)
-        rows, interrupted = evolve(
-            arguments.model,
-            data,
-            space,
-            strategy,
-            run=run,
-            seed=arguments.seed,
-            trainer_arguments=vars(parser.instantiate(own).trainer),
-            final_rule=arguments.final_rule or strategy.rules[0],
-            cache=arguments.cache or arguments.run.parent / ".singular_bases",
-            resident=arguments.resident,
+        group = run.parent.name if arguments.pairs else None
+        tracker = wandb_logger(
+            arguments.wandb, run, name=run.name, job_type="evolve", group=group, config=yaml.safe_load(text)
         )
-        show(rows, f"run: {run}")
+        trainer_arguments = vars(parser.instantiate(own).trainer)
+        with tracker or nullcontext():
+            rows, interrupted = evolve(
+                arguments.model,
+                data,
+                space,
+                strategy,
+                run=run,
+                seed=arguments.seed,
+                trainer_arguments=join_loggers(trainer_arguments, tracker, arguments.wandb.every),
+                final_rule=arguments.final_rule or strategy.rules[0],
+                cache=arguments.cache or arguments.run.parent / ".singular_bases",
+                resident=arguments.resident,
+            )
+            if tracker is not None:
+                tracker.log_outcome(artifacts=arguments.wandb.artifacts)
+            show(rows, f"run: {run}\npage: {run / 'report.html'}")
         return interrupted
 
     return work
 
 
-def _state_to_continue(run: Path, ckpt_path: str | None, root: Path) -> Path | None:
+def state_to_continue(run: Path, ckpt_path: str | None, root: Path) -> Path | None:
     """Find the state to continue; a run is neither overwritten by mistake nor continued where there is none.
 
     Args:

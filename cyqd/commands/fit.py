@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning as L
+import yaml
 from jsonargparse import Namespace
 
 from cyqd.commands._common import Parser, model_parser, save_config, task_names
 from cyqd.training.fit import fit
+from cyqd.training.tracking import Wandb, check_wandb, wandb_logger
 
 
 def parser() -> Parser:
@@ -23,6 +26,7 @@ def parser() -> Parser:
         help="Lightning checkpoint to continue from, or 'last': the newest that a ModelCheckpoint with `save_last` "
         "keeps in `out`/checkpoints, if any",
     )
+    parser.add_class_arguments(Wandb, "wandb")
     parser.link_arguments("out", "trainer.default_root_dir")  # logs and checkpoints lie beside the expert
     parser.set_defaults({"trainer.enable_model_summary": False})
     return parser
@@ -31,14 +35,24 @@ def parser() -> Parser:
 def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
     """Prepare ``fit``."""
     arguments = parser.instantiate(config)
+    check_wandb(arguments.wandb)
     out: Path = arguments.out
-    save_config(out, parser.dump(config, skip_validation=True))
+    text = parser.dump(config, skip_validation=True)
+    save_config(out, text)
     record = {"base": str(arguments.model.base), "seed": arguments.seed, "tasks": task_names(arguments.data)}
-    return lambda: fit(
-        arguments.model,
-        arguments.data,
-        arguments.trainer,
-        out=out,
-        ckpt_path=arguments.ckpt_path,
-        record=record,
-    )
+
+    def work() -> None:
+        tracker = wandb_logger(arguments.wandb, out, name=out.name, job_type="fit", config=yaml.safe_load(text))
+        with tracker or nullcontext():
+            if tracker is not None:
+                arguments.trainer.loggers = [tracker, *arguments.trainer.loggers]
+            fit(
+                arguments.model,
+                arguments.data,
+                arguments.trainer,
+                out=out,
+                ckpt_path=arguments.ckpt_path,
+                record=record,
+            )
+
+    return work

@@ -154,19 +154,23 @@ class CycleQD(Strategy):
             for archive in self.archives:
                 archive.add(expert)
 
-    def result(self) -> Mapping[str, Genome]:
-        """Return the aggregated model by the paper's rule and by the γ rule, and the elite of best mean."""
+    def chosen(self) -> Mapping[str, Sequence[Elite]]:
+        """Return each archive's best elite by quality and by γ, and the elite of best mean; see the base class."""
         if not self.archives:
             return {}
-        rules = {
+        return {
             "aggregate": [best_quality_elite(archive) for archive in self.archives],
             "gamma": [largest_gamma_elite(archive, **self.alphas) for archive in self.archives],
+            "best_mean": [best_mean_elite(self.archives)],
         }
+
+    def result(self) -> Mapping[str, Genome]:
+        """Return the aggregated model by the paper's rule and by the γ rule, and the elite of best mean."""
         models = {}
-        for rule, elites in rules.items():
+        for rule, elites in self.chosen().items():
             qualities = [elite.scores[task] for task, elite in enumerate(elites)]
             models[rule] = aggregate([self.store.load(elite.id) for elite in elites], qualities)
-        return {**models, "best_mean": self.store.load(best_mean_elite(self.archives).id)}
+        return models
 
     def best(self) -> Scores:
         """Return the quality of each archive's best elite."""

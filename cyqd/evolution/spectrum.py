@@ -52,10 +52,21 @@ def singular_basis(matrix: Tensor, *, rank: int | None = None) -> SingularBasis:
     gram = exact.T @ exact if exact.shape[0] >= exact.shape[1] else exact @ exact.T
     values, vectors = torch.linalg.eigh(gram)
     values, vectors = values.flip(0), vectors.flip(1)
-    floor = values[0].clamp(min=0) * len(values) * torch.finfo(torch.float64).eps
-    kept = int((values > floor).sum())
+    kept = _numerical_rank(values)
     kept = kept if rank is None else min(kept, rank)
     return SingularBasis(values[:kept].sqrt().float(), vectors[:, :kept].float().contiguous())
+
+
+def singular_values(gram: Tensor) -> Tensor:
+    """Return what :func:`singular_basis` has as sigma, from the smaller Gram matrix alone: float64 [r, r]."""
+    values: Tensor = torch.linalg.eigvalsh(gram).flip(0)
+    return values[: _numerical_rank(values)].sqrt().float()
+
+
+def _numerical_rank(values: Tensor) -> int:
+    """Count the eigenvalues of a Gram matrix, descending, that are more than rounding."""
+    floor = values[0].clamp(min=0) * len(values) * torch.finfo(torch.float64).eps
+    return int((values > floor).sum())
 
 
 def stretch(matrix: Tensor, basis: SingularBasis, weights: Tensor, *, alpha: float = 0.0) -> Tensor:

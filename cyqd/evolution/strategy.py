@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cyqd.evolution.archive import Archive, Scores
+from cyqd.evolution.archive import Archive, Elite, Scores
 from cyqd.evolution.genome import ExpertSpace, Genome, GenomeStore
 
 
@@ -107,6 +107,10 @@ class Strategy(ABC):
     @abstractmethod
     def result(self) -> Mapping[str, Genome]:
         """Return the final models by the name of the rule that made them; before :attr:`done`, the best so far."""
+
+    def chosen(self) -> Mapping[str, Sequence[Elite]]:
+        """Return, by rule, the individuals that :meth:`result` aggregates, one per task, or the only one."""
+        return {}
 
     def best(self) -> Scores:
         """Return the best score on each task so far, for the progress bar."""

@@ -243,11 +243,11 @@ class LLMData(L.LightningDataModule):
             found[task.name] = {**{half: [p.id for p in halves[half]] for half in SPLITS}, "sha256": [digest]}
         return found
 
-    def check_tasks(self, progress: Callable[[], object]) -> Iterator[Check]:
+    def check_tasks(self, progress: Callable[[], object], *, limit: int | None = None) -> Iterator[Check]:
         """Play gold, empty and wrong replies through every task; see :func:`cyqd.llm.scripted.check_task`."""
         try:
             for task in self.tasks:
-                yield from check_task(task, progress=progress)
+                yield from check_task(task, progress=progress, limit=limit)
         finally:
             self.close()
 
@@ -257,7 +257,9 @@ class LLMData(L.LightningDataModule):
             task.close()
 
     def _loaders(self, split: Split) -> list[ProblemLoader]:
-        return [
-            ProblemLoader(task, split, batch_size=max(1, self.eval_batch_size // task.samples), offset=offset)
-            for offset, task in enumerate(self.tasks)
-        ]
+        loaders: list[ProblemLoader] = []
+        for task in self.tasks:
+            dealt = sum(len(loader.batches.batches) for loader in loaders)
+            batch_size = max(1, self.eval_batch_size // task.samples)
+            loaders.append(ProblemLoader(task, split, batch_size=batch_size, offset=dealt))
+        return loaders

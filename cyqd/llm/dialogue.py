@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from cyqd.llm.tasks.base import Task, Turn
 from cyqd.llm.tasks.problems import Message, Problem
+from cyqd.training import Transcript
 
 Reply = Callable[[Task, "Sequence[Dialogue]"], "list[str | None]"]
 """Writes the next reply of some dialogues; None where one has grown too long for the model."""
@@ -35,6 +36,12 @@ class Dialogue:
     replies: list[str] = field(default_factory=list)
     turn: Future[Turn] | None = None
     retried: str | None = None
+
+    @property
+    def transcript(self) -> Transcript:
+        """The conversation, to look at; it grows as this does."""
+        first = self.problem.messages
+        return Transcript(self.messages, len(first) - (first[-1]["role"] == "assistant"))
 
     def say(self, text: str) -> None:
         """Add the model's newest reply."""

@@ -139,6 +139,10 @@ class LLMModule(EvolvableModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(targets))
         return loss
 
+    def batch_sizes(self, batch: dict[str, Tensor]) -> dict[str, int | Tensor]:
+        """Return a training batch's conversations, and its tokens without padding."""
+        return {"samples": len(batch["labels"]), "tokens": batch["attention_mask"].sum()}
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW with linear warm-up and a cosine to the minimum rate, stepped every optimizer step."""
         return adamw_with_cosine(
@@ -156,6 +160,9 @@ class LLMModule(EvolvableModule):
 
     def reply(self, task: Task, dialogues: Sequence[Dialogue]) -> list[str | None]:
         """Write the next message of some dialogues, all in one batch; None where there is no room for it."""
+        for dialogue in dialogues:
+            if dialogue.sample == 0 and (name := f"{task.name}/{dialogue.problem.id}") in self.watched:
+                self.answers[name] = dialogue.transcript
         prompts = self.tokenizer(
             [render(self.tokenizer, d.messages, prompt=True, template=task.template) for d in dialogues],
             add_special_tokens=False,
@@ -230,6 +237,15 @@ class LLMModule(EvolvableModule):
         """
         weights.check_compatible(weights.local_folder(base), weights.local_folder(expert))
 
+    def hub(self) -> dict[str, str]:
+        """Return what model cards say; see :meth:`EvolvableModule.hub`."""
+        kind, pipeline = "AutoModelForCausalLM", "text-generation"
+        if self.evolved_prefix:
+            kind, pipeline = "AutoModelForImageTextToText", "image-text-to-text"
+        code = f'from transformers import {kind}, AutoTokenizer\n\nmodel = {kind}.from_pretrained(".")\n'
+        code += 'tokenizer = AutoTokenizer.from_pretrained(".")'
+        return {"library": "transformers", "pipeline": pipeline, "code": code}
+
     def save_model(self, path: Path, card: str) -> None:
         """Write a Hugging Face folder that plain ``from_pretrained`` loads, in the dtype of the base's folder.
 
@@ -255,7 +271,7 @@ class LLMModule(EvolvableModule):
             dtype = weights.stored_dtype(self.base)
             state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in state.items()}
             self.model.save_pretrained(  # by the live names, which read_weights expects
-                folder, state_dict=state, max_shard_size="5GB", save_original_format=False
+                folder, state_dict=state, save_original_format=False
             )
             self.tokenizer.save_pretrained(folder)
             weights.write_dtype(folder, dtype)

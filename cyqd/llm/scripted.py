@@ -112,12 +112,15 @@ class Check:
         return {**self.__dict__, "suspicious": self.suspicious}
 
 
-def check_task(task: Task, *, progress: Callable[[], object] = lambda: None) -> Iterator[Check]:
+def check_task(
+    task: Task, *, progress: Callable[[], object] = lambda: None, limit: int | None = None
+) -> Iterator[Check]:
     """Play gold, empty and wrong replies through a task.
 
     Args:
         task: the task; its ``limit`` and ``test_limit`` hold.
         progress: called as each dialogue's problem ends.
+        limit: play at most this many problems of each kind; all by default.
 
     Yields:
         One check per kind; problems without gold replies are left out of "gold".
@@ -131,7 +134,7 @@ def check_task(task: Task, *, progress: Callable[[], object] = lambda: None) -> 
     for kind in replies:
         scripts: dict[str, Script] = {}
         for problem in problems:
-            script = replies[kind](problem)
+            script = replies[kind](problem) if len(scripts) != limit else None
             if script is not None:
                 scripts[problem.id] = script
         start = time.perf_counter()

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -23,8 +20,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+from cyqd.evolution.weights import StoredWeights
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+DOWNLOADED = ["*.json", "*.safetensors", "*.model", "*.jinja", "README.md", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*"]
 
 # Config fields that say how a model is stored, trained or run, but not which function its weights compute.
 NEUTRAL = {
@@ -48,7 +47,7 @@ def local_folder(name: Path | str) -> Path:
     try:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) or str(name).startswith("."):
             raise FileNotFoundError(f"model folder {name} not found")
-        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"]))
+        return Path(snapshot_download(str(name), allow_patterns=DOWNLOADED))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise FileNotFoundError(f"{name} is neither a folder nor a model that the hub gives: {error}") from error
 
@@ -74,10 +73,18 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_model(folder: Path, *, dtype: str = "auto") -> PreTrainedModel:
-    """Load a folder's causal language model, or vision-language model, in its own or another dtype."""
+    """Load a folder's causal language model, or vision-language model, in its own or another dtype.
+
+    With the meta device as default, nothing but its config is read.
+    """
     config = AutoConfig.from_pretrained(folder)
     kind = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
-    model: PreTrainedModel = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    model: PreTrainedModel
+    if torch.get_default_device().type == "meta":
+        live = stored_dtype(folder) if dtype == "auto" else getattr(torch, dtype)
+        model = kind.from_config(config, dtype=live)  # type: ignore[no-untyped-call]
+    else:
+        model = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True)
     return model
 
 
@@ -102,8 +109,8 @@ def write_dtype(folder: Path, dtype: torch.dtype) -> None:
     config.save_pretrained(folder)
 
 
-class FolderWeights(Mapping[str, Tensor]):
-    """A folder's tensors by name, memory-mapped: a tensor is read when it is asked for, and not kept.
+class FolderWeights(StoredWeights):
+    """A folder's tensors by name; see :class:`cyqd.evolution.weights.StoredWeights`.
 
     Args:
         folder: holds ``model.safetensors``, or shards of it and their index.
@@ -114,28 +121,16 @@ class FolderWeights(Mapping[str, Tensor]):
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._source: dict[str, tuple[Any, str]] = {}  # name → open file, name therein
-        for file in _weight_files(folder):
-            try:
-                handle = safe_open(file, framework="pt")
-            except SafetensorError as error:
-                raise ValueError(f"{file} is damaged or incomplete: {error}") from error
-            self._source.update((name, (handle, name)) for name in handle.keys())  # type: ignore[no-untyped-call] # noqa: SIM118 - not a dict
-
-    def __getitem__(self, name: str) -> Tensor:
-        handle, stored = self._source[name]
-        tensor: Tensor = handle.get_tensor(stored)
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._source)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._source
+        try:
+            super().__init__(folder)
+        except FileNotFoundError as error:
+            if not any(folder.glob("pytorch_model*.bin")):
+                raise
+            raise FileNotFoundError(
+                f"{error}; it holds pickled .bin weights, which cyqd does not read. Convert them: python -c "
+                f"\"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{folder}')"
+                f".save_pretrained('{folder}')\""
+            ) from error
 
     def bind(self, model: PreTrainedModel) -> None:
         """Offer exactly the names of the model's parameters, whichever of the tied names are stored.
@@ -148,7 +143,7 @@ class FolderWeights(Mapping[str, Tensor]):
         for alias, name in model.all_tied_weights_keys.items():
             if alias in stored and name in stored and not torch.equal(self[alias], self[name]):
                 raise ValueError(
-                    f"{self.folder}: {alias} and {name} differ, but its config.json ties them; set "
+                    f"{self.path}: {alias} and {name} differ, but its config.json ties them; set "
                     "tie_word_embeddings to false there, and in the base"
                 )
             if alias in stored:
@@ -158,30 +153,12 @@ class FolderWeights(Mapping[str, Tensor]):
         missing = live.keys() - stored.keys()
         if extra or missing:
             raise ValueError(
-                f"the tensors in {self.folder} are not those of {type(model).__name__}: {len(missing)} missing "
+                f"the tensors in {self.path} are not those of {type(model).__name__}: {len(missing)} missing "
                 f"{sorted(missing)[:3]}, {len(extra)} unknown {sorted(extra)[:3]}. A folder written by another "
                 "major version of transformers may use other names: load it with from_pretrained and save it "
                 "with save_pretrained(..., save_original_format=False)"
             )
         self._source = {name: stored[name] for name in live}
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    if (folder / INDEX).is_file():
-        shards = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        for shard in shards:
-            if not (folder / shard).is_file():
-                raise FileNotFoundError(f"{folder / INDEX} names {shard}, which is not there")
-        return [folder / shard for shard in shards]
-    hint = ""
-    if any(folder.glob("pytorch_model*.bin")):
-        hint = (
-            '; it holds pickled .bin weights, which cyqd does not read. Convert them: python -c "from transformers '
-            f"import AutoModelForCausalLM as M; M.from_pretrained('{folder}').save_pretrained('{folder}')\""
-        )
-    raise FileNotFoundError(f"no {SINGLE} or {INDEX} in {folder}{hint}")
 
 
 def check_compatible(base: Path, expert: Path) -> None:

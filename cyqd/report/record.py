@@ -150,7 +150,7 @@ def read_run(folder: Path) -> RunRecord:
         parts = sorted(path.parents[2].name for path in folder.glob(f"*/{STATE}"))
         holds = f"; it holds the runs {', '.join(parts)}: name one of them" if parts else ""
         raise FileNotFoundError(f"{folder} holds no evolution yet ({state_path} is missing){holds}")
-    state = _json(state_path)  # first: the history is never behind it
+    state = load_json(state_path)  # first: the history is never behind it
     archives = state.get("archives") or []
     return RunRecord(
         folder=folder,
@@ -158,18 +158,10 @@ def read_run(folder: Path) -> RunRecord:
         settings=state["settings"],
         evaluations=list(_lines(folder / "history.jsonl", state["evaluated"])),
         edges=[tuple(edges) for edges in archives[0]["edges"]] if archives else [],
-        results=_json(folder / "results.json") if (folder / "results.json").exists() else {},
-        similarity=_json(folder / "similarity.json") if (folder / "similarity.json").exists() else {},
+        results=load_json(folder / "results.json") if (folder / "results.json").exists() else {},
+        similarity=load_json(folder / "similarity.json") if (folder / "similarity.json").exists() else {},
         pictures=sorted((folder / "pictures").glob("*.png")),
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = load_json(path)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    return content
 
 
 def _lines(path: Path, count: int) -> Iterator[dict[str, Any]]:

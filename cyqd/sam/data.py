@@ -210,10 +210,12 @@ class SAMData(L.LightningDataModule):
         return self._loaders("test")
 
     def _loaders(self, split: Split) -> list[EvaluationLoader]:
-        return [
-            EvaluationLoader(task, split, cache=self.cache, batch_size=self.eval_batch_size, offset=offset)
-            for offset, task in enumerate(self.tasks)
-        ]
+        loaders: list[EvaluationLoader] = []
+        for task in self.tasks:
+            dealt = sum(len(loader.batches.batches) for loader in loaders)
+            options = {"batch_size": self.eval_batch_size, "offset": dealt}
+            loaders.append(EvaluationLoader(task, split, cache=self.cache, **options))
+        return loaders
 
     def test_batches(self, problems: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield pairs of the test halves, each as (name, batch of its own).

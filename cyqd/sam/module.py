@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from segment_anything import sam_model_registry
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -245,9 +246,13 @@ class SAMModule(EvolvableModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score the images of a batch."""
-        for name, probability, truth in zip(batch["id"], self.predict(batch), batch["truth"], strict=True):
+        for i, (probability, truth) in enumerate(zip(self.predict(batch), batch["truth"], strict=True)):
+            name = f"{batch['task'].name}/{batch['id'][i]}"
             iou, measures = score(probability, truth, batch["measures"])
-            self.record(dataloader_idx, f"{batch['task'].name}/{name}", iou, measures)
+            self.record(dataloader_idx, name, iou, measures)
+            if name in self.watched:
+                this = {key: batch[key][i : i + 1] for key in ("image", "size", "truth")}
+                self.answers[name] = picture(this, probability)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores."""
@@ -296,6 +301,15 @@ class SAMModule(EvolvableModule):
             batch |= {key: value.to(self.device) for key, value in batch.items() if isinstance(value, Tensor)}
             found[name] = picture(batch, self.predict(batch)[0])
         return found
+
+    def hub(self) -> dict[str, str]:
+        """Return what model cards say; see :meth:`EvolvableModule.hub`."""
+        if self.architecture in sam_model_registry:
+            code = "from segment_anything import sam_model_registry\n\n"
+            code += f'sam = sam_model_registry["{self.architecture}"](checkpoint="model.pth")'
+        else:
+            code = 'from cyqd.sam import weights\n\nsam = weights.load(".")'
+        return {"library": "segment-anything", "pipeline": "mask-generation", "code": code}
 
     def save_model(self, path: Path, card: str) -> None:
         """Write a folder with safetensors and a ``.pth`` for ``sam_model_registry``, in the dtypes of the base.

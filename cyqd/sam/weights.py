@@ -5,23 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from segment_anything.modeling import Sam
 from torch import Tensor
 
 from cyqd.evolution.storage import load_json, save_json
+from cyqd.evolution.weights import StoredWeights
 from cyqd.sam.architecture import ARCHITECTURES, build, shapes
 
 TENSORS, CHECKPOINT, CONFIG = "model.safetensors", "model.pth", "config.json"
 
 
-def read(path: Path | str) -> dict[str, Tensor]:
+def read(path: Path | str) -> Mapping[str, Tensor]:
     """Return a checkpoint's tensors by Sam's own names, memory-mapped: not to be written to.
 
     Args:
@@ -31,26 +30,7 @@ def read(path: Path | str) -> dict[str, Tensor]:
         FileNotFoundError: if there is neither.
         ValueError: if the file is damaged, or no state dict.
     """
-    file = _tensor_file(Path(path))
-    if file.suffix == ".safetensors":
-        try:
-            return load_file(file)
-        except SafetensorError as error:
-            raise ValueError(f"{file} is damaged or incomplete: {error}") from error
-    if not zipfile.is_zipfile(file):
-        raise ValueError(f"{file} is damaged, incomplete, or written by torch before 1.6; download or save it anew")
-    try:
-        state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # pickle's, zip's or torch's own, by what is wrong
-        raise ValueError(
-            f"{file} is damaged, or holds more than tensors; download it anew, or save model.state_dict()"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        content = f"a dict of {list(state)[:4]}" if isinstance(state, dict) else type(state).__name__
-        raise ValueError(f"{file}: expected a state dict, names → tensors, got {content}; save model.state_dict()")
-    return state
+    return StoredWeights(_tensor_file(Path(path)))
 
 
 def _tensor_file(path: Path) -> Path:

@@ -31,7 +31,7 @@ def prepare_bases(space: ExpertSpace, cache: Path, trainer: L.Trainer | None = N
         missing = missing[trainer.global_rank :: trainer.world_size]
         trainer.strategy.barrier("singular bases counted")
     first = trainer is None or trainer.is_global_zero
-    for k, name in tqdm(missing, desc="singular bases", unit="matrix", disable=not first):
+    for k, name in tqdm(missing, desc="singular bases", unit="matrix", disable=not first or not missing):
         space.bases[k].compute(name, space.task_vector(k, name))
     if trainer is not None:
         trainer.strategy.barrier("singular bases")

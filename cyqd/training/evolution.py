@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from cyqd.evolution import Candidate, ExpertSpace, GenomeStore, Strategy, materialise
 from cyqd.evolution.storage import atomic_path, load_json, save_json
+from cyqd.report.metrics import generation_metrics
 from cyqd.training.bases import prepare_bases
 from cyqd.training.host import EvolutionHost
 
@@ -136,10 +137,10 @@ class Evolution(L.Callback):
         if trainer.is_global_zero:
             self._save()
         trainer.strategy.barrier("evolution saved")
-        for logger in trainer.loggers:
-            metrics = {f"child/{task}": score.mean for task, score in scores.items()}
-            times = {f"time/{part}": seconds for part, seconds in self.line["seconds"].items()}
-            logger.log_metrics({**metrics, **times}, step=self.candidate.id)
+        if trainer.loggers:
+            metrics = generation_metrics(self.line, self.strategy.archives, self.tasks)
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=self.line.get("generation", self.candidate.id))
         child = sum(score.mean for score in scores.values()) / len(scores)
         best = " ".join(f"{t}={s:.3f}" for t, s in zip(self.tasks, self.strategy.best(), strict=False))
         self.bar.set_postfix_str(f"mean={child:.3f}, best {best}", refresh=False)

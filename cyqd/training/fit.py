@@ -14,6 +14,7 @@ import cyqd
 from cyqd.evolution.storage import save_json
 from cyqd.report.card import model_card
 from cyqd.training.module import EvolvableModule
+from cyqd.training.monitors import monitors
 from cyqd.training.run import SetupError, clear_errors, is_first_process
 
 
@@ -28,6 +29,8 @@ def fit(
 ) -> None:
     """Fine-tune an expert, score it where the data has tasks, and write it with a record of how it came about.
 
+    Learning rates, speed and answers to look at go to the Trainer's loggers; see :mod:`cyqd.training.monitors`.
+
     Args:
         model: the expert, at the base's weights.
         data: training data, and evaluation problems for the score.
@@ -37,7 +40,7 @@ def fit(
         ckpt_path: Lightning checkpoint to continue from.
     """
     writer = ExpertWriter(out)
-    trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+    trainer.callbacks += [*monitors(trainer), writer]  # type: ignore[attr-defined]
     for kept in trainer.checkpoint_callbacks:
         if isinstance(kept, ModelCheckpoint) and kept.dirpath is None:
             kept.dirpath = str(out / "checkpoints")  # a logger's folder would be another one after a resume
@@ -94,5 +97,6 @@ class ExpertWriter(L.Callback):
             checkpoint = trainer.strategy.load_checkpoint(best, weights_only=True)
             trainer.strategy.load_model_state_dict(checkpoint, strict=True)
         base = str(pl_module.base)
-        pl_module.save_model(self.out, model_card(base, f"An expert fine-tuned from {base}.", ()))
+        card = model_card(base, f"An expert fine-tuned from {base}.", relation="finetune", hub=pl_module.hub())
+        pl_module.save_model(self.out, card)
         self.written = True

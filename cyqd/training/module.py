@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities.data import extract_batch_size
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -30,6 +31,18 @@ class Picture(NamedTuple):
     prediction: NDArray[np.bool_]
 
 
+class Transcript(NamedTuple):
+    """A problem that is answered in a conversation, to look at.
+
+    Attributes:
+        messages: of "role" and "content"; may grow until the evaluation ends.
+        given: how many of them, the first ones, are the problem.
+    """
+
+    messages: Sequence[dict[str, str]]
+    given: int
+
+
 class EvolvableModule(L.LightningModule, ABC):
     """A LightningModule whose weights the engine may rewrite and whose tasks it scores.
 
@@ -37,15 +50,16 @@ class EvolvableModule(L.LightningModule, ABC):
 
     - ``tasks``: a sequence whose items have a ``name``, one per task, and may have ``measures``, names of what is
       reported beside the score, and ``derived(means)``, which makes what is reported out of the means of those that
-      any problem has;
+      any problem has; likewise ``problems(split)``, its problems in a fixed order, each with an ``id``, of which
+      the first ones are shown when a fit is logged;
     - ``val_dataloader()`` and ``test_dataloader()``: a list of one loader per task, in that order, sharded by
       :class:`cyqd.training.ShardedBatchSampler`;
     - optionally ``splits()``, which returns the ids of each task's problems: task → "optimisation" or "test" → ids;
     - optionally ``close()``, which ends what its environments have under way; called when an evaluation fails.
 
     ``validation_step(batch, batch_idx, dataloader_idx)`` feeds the scores of a batch's problems to
-    ``self.metrics[dataloader_idx]``, or a problem's score with its name to :meth:`record`. Nothing else is asked of
-    a domain.
+    ``self.metrics[dataloader_idx]``, or a problem's score with its name to :meth:`record`. What it makes of a
+    problem that is in :attr:`watched` it may add to :attr:`answers`. Nothing else is asked of a domain.
     """
 
     evolved_prefix: str = ""
@@ -66,6 +80,10 @@ class EvolvableModule(L.LightningModule, ABC):
         """What broke in evaluating a problem, likewise; the problem scored 0."""
         self.retries: dict[str, str] = {}
         """What broke in evaluating a problem and went well on a fresh environment, likewise."""
+        self.watched: Sequence[str] = ()
+        """Problems, as "task/id", whose answers are kept."""
+        self.answers: dict[str, Picture | Transcript] = {}
+        """What was made of them, by problem, likewise; only by domains that have something to show."""
 
     def setup(self, stage: str) -> None:
         """Create one metric per task of the attached data module, and one per measure."""
@@ -78,7 +96,7 @@ class EvolvableModule(L.LightningModule, ABC):
         """Forget all scores, before models are evaluated anew."""
         for metric in [*self.metrics, *self._on_device]:
             metric.reset()
-        for notes in self.timings, self.outcomes, self.faults, self.retries:
+        for notes in self.timings, self.outcomes, self.faults, self.retries, self.answers:
             notes.clear()
 
     def record(self, task: int, problem: str, score: float, measures: Mapping[str, float] | None = None) -> None:
@@ -121,6 +139,10 @@ class EvolvableModule(L.LightningModule, ABC):
         """Return the live parameters that evolve, by the names that :meth:`read_weights` uses."""
         return {name: p for name, p in self.named_parameters() if name.startswith(self.evolved_prefix)}
 
+    def batch_sizes(self, batch: Any) -> dict[str, int | Tensor]:
+        """Return how much a training batch holds, by kind, to measure speed; by default its ``samples``."""
+        return {"samples": extract_batch_size(batch)}
+
     @abstractmethod
     def read_weights(self, path: Path) -> Mapping[str, Tensor]:
         """Return a saved model's weights by name, memory-mapped where the format allows it.
@@ -143,6 +165,15 @@ class EvolvableModule(L.LightningModule, ABC):
         Args:
             data: the data module that has them.
             problems: their names, "task/id".
+        """
+        return {}
+
+    def hub(self) -> dict[str, str]:
+        """Return what model cards say of the domain's models.
+
+        Returns:
+            ``library`` and ``pipeline``, what loads them and what they do, by the Hugging Face hub's names, and
+            ``code``, Python lines that load a saved one from the current folder.
         """
         return {}
 

@@ -18,11 +18,14 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
 import cyqd
-from cyqd.evolution import ExpertSpace, Genome, Roster, Strategy, materialise
+from cyqd.evolution import ExpertSpace, Genome, Roster, Strategy
 from cyqd.evolution.storage import atomic_path, save_json
-from cyqd.report.card import model_card
+from cyqd.report.page import write_page
+from cyqd.report.record import read_run
+from cyqd.report.similarity import check_similarity
 from cyqd.report.tables import markdown_table, results_row
 from cyqd.training.evolution import Evolution
+from cyqd.training.export import final_model, write_model
 from cyqd.training.host import EvaluationData, EvolutionHost
 from cyqd.training.module import EvolvableModule
 from cyqd.training.pictures import draw_pictures
@@ -156,7 +159,8 @@ def evolve(
     common: dict[str, Any] = {"space": space, "seed": seed, "cache": cache, "resident": resident}
     folder = run / "evolution" / "state"
     search = Evolution(strategy, folder=folder, history=run / "history.jsonl", title="evolve", **common)
-    trainer, host, problems = host_trainer(model, data, "optimisation", search, trainer_arguments)
+    callbacks = [search, ExpertCheck(space, run / "similarity.json")]
+    trainer, host, problems = host_trainer(model, data, "optimisation", callbacks, trainer_arguments)
     with clear_errors(trainer, data):
         trainer.fit(host, datamodule=problems)
     results = strategy.result()
@@ -184,9 +188,9 @@ def evolve(
         for logger in (logger for logger in trainer.loggers if hasattr(logger, "log_image")):
             for path in pictures:
                 logger.log_image(key=f"pictures/{path.stem}", images=[str(path)])
-        materialise(results[final_rule], model.evolved_parameters())
-        text = f"Merged by {name} (rule `{final_rule}`, {strategy.evaluated} evaluations) from {model.base}."
-        model.save_model(run / "model", model_card(str(model.base), text, rows))
+        made = "python -m cyqd evolve --config config.yaml"
+        write_model(model, final_model(strategy, final_rule), read_run(run), run / "model", made=made)
+        write_page(run)
     return rows, search.interrupted
 
 
@@ -210,13 +214,34 @@ def score(
     callback = Evolution(
         roster, folder=folder, history=history, title=split, patient=False, by_problem=True, **common
     )
-    trainer, host, problems = host_trainer(model, data, split, callback, arguments)
+    trainer, host, problems = host_trainer(model, data, split, [callback], arguments)
     with clear_errors(trainer, data):
         trainer.fit(host, datamodule=problems)
     records = read_history(history)
     if len(records) < len(models):
         raise SystemExit(f"interrupted with {len(records)} of {len(models)} models scored on the {split} split")
     return records
+
+
+class ExpertCheck(L.Callback):
+    """Compares the experts before the first model is bred, and warns of what makes merging hopeless.
+
+    Args:
+        space: the experts; their singular values are compared if the strategy has prepared them.
+        path: what :func:`cyqd.report.similarity.check_similarity` found; if it exists, the check has been made.
+    """
+
+    def __init__(self, space: ExpertSpace, path: Path) -> None:
+        self.space = space
+        self.path = path
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check, on the first process."""
+        if trainer.is_global_zero and not self.path.exists():
+            found = check_similarity(self.space)
+            save_json(self.path, found)
+            for warning in found.get("warnings", ()):
+                tqdm.write(f"warning: {warning}")
 
 
 def similarities(space: ExpertSpace) -> dict[str, float | None]:
@@ -270,7 +295,7 @@ def host_trainer(
     model: EvolvableModule,
     data: L.LightningDataModule,
     split: Literal["optimisation", "test"],
-    callback: L.Callback | None,
+    callbacks: Sequence[L.Callback],
     arguments: Mapping[str, Any],
 ) -> tuple[L.Trainer, EvolutionHost, EvaluationData]:
     """Build what ``Trainer.fit`` needs to host a strategy.
@@ -279,11 +304,12 @@ def host_trainer(
         model: the domain's module.
         data: the domain's data.
         split: what to score on.
-        callback: the evolution.
+        callbacks: the evolution, and what belongs to it.
         arguments: of the Trainer, of those in :data:`HOST_OPTIONS`.
     """
-    callbacks = [*([callback] if callback else []), *(arguments.get("callbacks") or [])]
-    arguments = {**arguments, **HOST_ARGUMENTS, "callbacks": callbacks}
+    own = arguments.get("callbacks") or []
+    own = own if isinstance(own, list) else [own]
+    arguments = {**arguments, **HOST_ARGUMENTS, "callbacks": [*callbacks, *own]}
     try:
         trainer = L.Trainer(**arguments)
         if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun sets it itself

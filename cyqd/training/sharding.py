@@ -18,7 +18,8 @@ class ShardedBatchSampler(Sampler[list[int]]):
         size: number of samples.
         batch_size: samples per batch; the last batch may be smaller.
         order: the samples' order, for instance sorted by length; ``range(size)`` if not given.
-        offset: the process to begin with; give each task another one, so that tasks of few batches spread.
+        offset: the process to begin with, modulo their number; give each task the number of batches dealt out
+            before it, so that tasks of few batches spread.
 
     Raises:
         ValueError: if ``size`` or ``batch_size`` is not positive.

@@ -7,10 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from cyqd.evolution.weights import SINGLE
 from cyqd.llm import LLMModule
 from cyqd.llm.dialogue import Dialogue
 from cyqd.llm.tasks import Coding
-from cyqd.llm.weights import SINGLE, FolderWeights, check_compatible, load_tokenizer
+from cyqd.llm.weights import FolderWeights, check_compatible, load_tokenizer
 from tests.llm.conftest import make_llama
 
 

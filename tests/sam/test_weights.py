@@ -76,7 +76,7 @@ def test_a_damaged_file(copy: Path, file: str) -> None:
 
 
 def test_what_torch_cannot_load_is_named(tiny: Path, tmp_path: Path) -> None:
-    torch.save({"model": weights.read(tiny), "path": tmp_path}, tmp_path / "run.pth")
+    torch.save({"model": dict(weights.read(tiny)), "path": tmp_path}, tmp_path / "run.pth")
     with pytest.raises(ValueError, match=r"run\.pth is damaged, or holds more than tensors; .*state_dict"):
         weights.read(tmp_path / "run.pth")
     with zipfile.ZipFile(tmp_path / "other.pth", "w") as file:
@@ -93,7 +93,7 @@ def test_no_model(tmp_path: Path) -> None:
 
 
 def test_a_training_checkpoint_is_no_state_dict(tiny: Path, tmp_path: Path) -> None:
-    torch.save({"model": weights.read(tiny), "epoch": 3}, tmp_path / "last.pth")
+    torch.save({"model": dict(weights.read(tiny)), "epoch": 3}, tmp_path / "last.pth")
     with pytest.raises(ValueError, match=r"names → tensors, got a dict of \['model', 'epoch'\]"):
         weights.read(tmp_path / "last.pth")
 

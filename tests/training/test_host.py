@@ -49,7 +49,7 @@ def host(models: Models, folder: Path, strategy: Any, **arguments: Any) -> tuple
         cache=folder / "cache",
     )
     options = {"accelerator": "cpu", "devices": 1, "logger": False, "callbacks": [witness], **arguments}
-    trainer, wrapped, data = host_trainer(module, ToyData([9, 5, 6]), "optimisation", callback, options)
+    trainer, wrapped, data = host_trainer(module, ToyData([9, 5, 6]), "optimisation", [callback], options)
     trainer.fit(wrapped, datamodule=data)
     return witness, callback, module
 

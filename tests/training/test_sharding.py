@@ -33,9 +33,9 @@ def test_every_batch_goes_to_one_process_unchanged(size: int, batch_size: int, w
     assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
 
 
-def test_tasks_of_one_batch_each_go_to_different_processes() -> None:
-    busy = [[bool(share) for share in shares(5, 8, 3, offset=task)] for task in range(3)]
-    assert [sum(column) for column in zip(*busy, strict=True)] == [1, 1, 1]
+def test_tasks_of_few_batches_go_to_different_processes() -> None:
+    dealt = [shares(size, 8, 6, offset=before) for size, before in ((20, 0), (5, 3), (16, 4))]  # 3, 1, 2 batches
+    assert [sum(map(len, column)) for column in zip(*dealt, strict=True)] == [1] * 6
 
 
 def test_the_order_is_kept() -> None:

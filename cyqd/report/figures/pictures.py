@@ -1,4 +1,4 @@
-"""Figures as PNG files."""
+"""Scatter plots, and grids of pictures."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cyqd.evolution.storage import atomic_path
+from cyqd.report.figures.style import save
 
 
 def scatter(points: Mapping[str, tuple[float, float]], path: Path, *, x: str, y: str, title: str) -> None:
@@ -32,7 +31,7 @@ def scatter(points: Mapping[str, tuple[float, float]], path: Path, *, x: str, y:
     axes.grid(alpha=0.3)
     axes.set(xlabel=x, ylabel=y, title=title)
     axes.ticklabel_format(useOffset=False)
-    _save(figure, path)
+    save(figure, path, dpi=120)
 
 
 def picture_grid(
@@ -62,11 +61,4 @@ def picture_grid(
             if cell in grid[0]:
                 cell.set_title(column, fontsize=10)
         axes[0].set_ylabel(title, fontsize=8)
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        FigureCanvasAgg(figure)
-        figure.savefig(temporary, format="png", dpi=120)
+    save(figure, path, dpi=120)

@@ -1,0 +1,328 @@
+"""What an evolution will take: disk and memory from the models' shapes, time from what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal, NamedTuple
+
+from cyqd.evolution import ExpertSpace, Strategy
+from cyqd.evolution.spectrum import is_matrix
+
+DENSE_MUTATIONS = ("child", "literal", "gaussian")
+
+DECOMPOSING_MUTATIONS = ("child", "literal")
+
+MEGABYTE = 1_000_000
+
+ENTRY = 70
+"""Bytes of a tensor's entry in the header of a safetensors file, about."""
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A quantity of an evolution, before it has run.
+
+    Attributes:
+        what: the quantity.
+        amount: in ``unit``.
+        unit: bytes or seconds.
+        assumption: what it rests on.
+    """
+
+    what: str
+    amount: float
+    unit: Literal["bytes", "seconds"]
+    assumption: str
+
+    def __str__(self) -> str:
+        return bytes_text(self.amount) if self.unit == "bytes" else seconds_text(self.amount)
+
+
+def bytes_text(amount: float) -> str:
+    """Write bytes for people, in decimal units."""
+    power = min(max(int(math.log10(max(amount, 1)) // 3), 0), 4)
+    return f"{amount / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def seconds_text(amount: float) -> str:
+    """Write seconds for people."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if amount >= 2 * size:
+            return f"{amount / size:.3g} {unit}"
+    return f"{amount:.3g} s" if amount >= 1 else f"{amount * 1000:.3g} ms"
+
+
+# Sizes
+
+
+def sides(shape: Shape) -> tuple[int, int]:
+    """Return the longer and the shorter side of a matrix that is flattened to [out, −1]."""
+    other = math.prod(shape[1:])
+    return max(shape[0], other), min(shape[0], other)
+
+
+def directions(shape: Shape, rank: int | None = None) -> int:
+    """Return how many singular directions a parameter can have; 0 where it is no matrix."""
+    full = sides(shape)[1] if is_matrix(shape) else 0
+    return full if rank is None else min(full, rank)
+
+
+def most_genomes(strategy: Strategy, *, tasks: int) -> int:
+    """Return the largest number of genomes kept at a time: K archives full of different elites, and the experts.
+
+    Args:
+        strategy: set up, so that its budget is known.
+        tasks: K.
+    """
+    bins: int | None = getattr(strategy, "bins", None)
+    return min(strategy.budget, tasks + tasks * bins ** (tasks - 1)) if bins else strategy.budget
+
+
+def decomposing_bytes(shape: Shape) -> int:
+    """Return the memory that :func:`cyqd.evolution.spectrum.singular_basis` holds for a matrix.
+
+    The float32 task vector with its two summands, the float64 copy, and five float64 squares: the Gram matrix, its
+    eigenvectors, the solver's two of work space (LAPACK's syevd), and the eigenvectors in descending order.
+    """
+    longer, shorter = sides(shape)
+    return longer * shorter * (3 * 4 + 8) + 5 * 8 * shorter**2
+
+
+def writing_bytes(shape: Shape, rank: int | None = None, *, stretched: bool) -> int:
+    """Return the memory that materialising a parameter holds: float32 sums, and the stretch's operator and vectors.
+
+    Args:
+        shape: the parameter's.
+        rank: of the singular bases.
+        stretched: whether genomes use singular bases.
+    """
+    whole = 4 * math.prod(shape)
+    if not (stretched and is_matrix(shape)):
+        return 4 * whole  # the sum, one task vector and its two summands
+    shorter = sides(shape)[1]
+    return 4 * whole + 4 * shorter * (2 * shorter + 2 * directions(shape, rank))
+
+
+# Sharing
+
+
+def shares(batches: Sequence[int], processes: int) -> list[list[int]]:
+    """Deal batches out as :class:`cyqd.training.ShardedBatchSampler` does, each task's on from where the last ends.
+
+    Args:
+        batches: their number, by task.
+        processes: how many there are.
+
+    Returns:
+        For each process, its number of batches by task.
+    """
+    starts = [0, *accumulate(batches)]
+    return [
+        [
+            len(range((rank - start) % processes, number, processes))
+            for start, number in zip(starts, batches, strict=False)  # the last start is the end
+        ]
+        for rank in range(processes)
+    ]
+
+
+def busy(batches: Sequence[int], processes: int) -> float:
+    """Return the share of an evaluation that the average process has work, if all batches take equally long."""
+    return sum(batches) / processes / max(map(sum, shares(batches, processes)))
+
+
+def busiest(batches: Sequence[int], seconds: Sequence[float], processes: int) -> float:
+    """Return how long the process with most work takes for an evaluation.
+
+    Args:
+        batches: their number, by task.
+        seconds: per batch, by task.
+        processes: how many there are.
+    """
+    return max(
+        sum(n * each for n, each in zip(share, seconds, strict=True)) for share in shares(batches, processes)
+    )
+
+
+# The whole run
+
+
+class ShapeTimes(NamedTuple):
+    """Seconds for one expert's singular bases, and for writing one child into the live module."""
+
+    bases: float
+    materialise: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run: one evolution, or one for each pair of experts.
+
+    Attributes:
+        space: all experts.
+        strategy: set up for the first evolution.
+        changed: of each expert, the parameters in which it differs from the base; the others have no directions.
+        groups: the tasks of every evolution, as indices.
+        weights: bytes of the live module's parameters and buffers.
+        program: bytes of memory that the program takes before it holds any weights.
+        processes: in all.
+        local: of them, on this machine.
+        resident: whether base and experts are held on the device.
+        on_cpu: whether the device is the CPU.
+    """
+
+    space: ExpertSpace
+    strategy: Strategy
+    changed: Sequence[Sequence[str]]
+    groups: Sequence[Sequence[int]]
+    weights: int
+    program: int = 0
+    processes: int = 1
+    local: int = 1
+    resident: bool = False
+    on_cpu: bool = True
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """The shapes of what evolves."""
+        return [tuple(self.space.base[name].shape) for name in self.space.names]
+
+    @property
+    def experts(self) -> int:
+        """How many experts each evolution merges."""
+        return len(self.groups[0])
+
+    @property
+    def tested(self) -> int:
+        """How many models each evolution scores on the test half: base, experts, average, and its results."""
+        return self.experts + 2 + len(self.strategy.rules)
+
+    @property
+    def decomposes(self) -> bool:
+        """Whether matrices are decomposed, before the evolution or in it."""
+        return self.strategy.spectral or getattr(self.strategy, "mutation", None) in DECOMPOSING_MUTATIONS
+
+    @property
+    def dense(self) -> bool:
+        """Whether mutation leaves the space of compact genomes."""
+        return getattr(self.strategy, "mutation", None) in DENSE_MUTATIONS
+
+    @property
+    def genome(self) -> int:
+        """Bytes of the largest genome, in float32: a task vector, or a number per direction of every expert."""
+        if self.dense:
+            return 4 * sum(math.prod(shape) for shape in self.shapes)
+        used = max(sum(map(self._directions, group)) for group in self.groups) if self.strategy.spectral else 0
+        return 4 * used + 8 * self.experts + ENTRY * (1 + self.experts)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that all experts' singular bases take: float32 values, and vectors on a matrix' shorter side."""
+        if not self.strategy.spectral:
+            return 0
+        shapes = [tuple(self.space.base[name].shape) for changed in self.changed for name in changed]
+        numbers = sum(directions(shape, self.space.rank) * (1 + sides(shape)[1]) for shape in shapes if shape)
+        return 4 * numbers + 2 * ENTRY * len(self.space.matrices()) * len(self.changed)
+
+    def _directions(self, expert: int) -> int:
+        shapes = [tuple(self.space.base[name].shape) for name in self.changed[expert]]
+        return sum(directions(shape, self.space.rank) for shape in shapes)
+
+    @property
+    def run_bytes(self) -> int:
+        """Bytes that the run's folder takes."""
+        return sum(int(estimate.amount) for estimate in self._run_sizes())
+
+    @property
+    def _scratch(self) -> int:
+        spectral, rank = self.strategy.spectral, self.space.rank
+        writing = max(writing_bytes(shape, rank, stretched=spectral) for shape in self.shapes)
+        matrices = [shape for shape in self.shapes if is_matrix(shape)] if self.decomposes else []
+        return max([writing, *map(decomposing_bytes, matrices)])
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of device memory that a process takes, without what evaluation itself takes."""
+        stored = sum(self.space.base[name].nbytes for name in self.space.names)
+        held = (1 + self.experts) * stored + self.cache_bytes if self.resident else 0
+        return self.weights + held + self._scratch
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of this machine's memory that all its processes take, memory-mapped files left out."""
+        work = (self._scratch if self.on_cpu else 0) + (4 * self.genome if self.dense else 0)
+        return self.local * (self.program + self.weights + work)
+
+    def _run_sizes(self) -> list[Estimate]:
+        kept, runs = most_genomes(self.strategy, tasks=self.experts), len(self.groups)
+        number = f"{runs} × {kept}" if runs > 1 else f"{kept}"
+        log = runs * ((self.strategy.budget + self.tested) * 2000 + 15 * MEGABYTE)
+        each = f"at most {number} of {bytes_text(self.genome)}: the most elites there can be, all their numbers set"
+        return [
+            Estimate("disk: genomes", runs * kept * self.genome, "bytes", each),
+            Estimate("disk: final model", runs * 2 * self.weights, "bytes", "in up to two formats, as it is live"),
+            Estimate("disk: history, report", log, "bytes", "2 kB an evaluation, 15 MB for a page"),
+        ]
+
+    def sizes(self) -> list[Estimate]:
+        """Return what the run takes of disk and memory."""
+        rank = "full rank" if self.space.rank is None else f"rank {self.space.rank}"
+        bases = f"of {len(self.space.experts)} experts, {rank}; none kept from an earlier run"
+        work = f"{bytes_text(self._scratch)} for the largest matrix"
+        held = ", base and experts with their bases" if self.resident else ""
+        device = f"live weights{held}, {work}; not what an evaluation takes: activations, caches"
+        program = f"{bytes_text(self.program)} for the program"
+        host = f"{self.local} × live weights, {program}{', ' + work if self.on_cpu else ''}; no memory-mapped files"
+        sizes = [*self._run_sizes(), Estimate("disk: singular bases", self.cache_bytes, "bytes", bases)]
+        if not self.on_cpu:
+            sizes.append(Estimate("memory: device, each", self.device_bytes, "bytes", device))
+        return [*sizes, Estimate("memory: this machine", self.host_bytes, "bytes", host)]
+
+    def times(
+        self,
+        measured: ShapeTimes,
+        seconds: Mapping[str, float] | None,
+        batches: Mapping[str, Sequence[int]] | None,
+    ) -> list[Estimate]:
+        """Return how long the run takes.
+
+        Args:
+            measured: of the models' shapes.
+            seconds: per batch of each task, if they were measured.
+            batches: of each half ("optimisation", "test"), by task.
+        """
+        bases = len(self.space.experts) * measured.bases / self.processes if self.strategy.spectral else 0.0
+        breeding = measured.bases if self.decomposes and not self.strategy.spectral else 0.0
+        child = measured.materialise + breeding
+        tried = "each shape tried once, a large one smaller; files in the page cache"
+        found = [
+            Estimate("time: singular bases", bases, "seconds", tried),
+            Estimate("time: write a child", child, "seconds", "likewise; all of a genome's numbers set"),
+        ]
+        if seconds is None or batches is None:
+            return found
+        search, test = (self._evaluation(batches[half], [*seconds.values()]) for half in ("optimisation", "test"))
+        total = bases + sum(
+            self.strategy.budget * (child + searching) + self.tested * (child + testing)
+            for searching, testing in zip(search, test, strict=True)
+        )
+        processes = f"the busiest of {self.processes} processes, " if self.processes > 1 else ""
+        runs = f", {len(self.groups)} times" if len(self.groups) > 1 else ""
+        count = f"{self.strategy.budget} evaluations, {self.tested} more on the test half{runs}; no loading"
+        return [
+            *found,
+            Estimate("time: evaluate a child", max(search), "seconds", f"{processes}by one batch of each task"),
+            Estimate("time: the whole run", total, "seconds", count),
+        ]
+
+    def _evaluation(self, batches: Sequence[int], seconds: Sequence[float]) -> list[float]:
+        """Return how long one evaluation takes, in each evolution; both arguments by task."""
+        return [
+            busiest([batches[task] for task in group], [seconds[task] for task in group], self.processes)
+            for group in self.groups
+        ]

@@ -1,0 +1,52 @@
+"""What the report page knows of a run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cyqd.report.page_data import page_data, phase_seconds
+from cyqd.report.record import read_run
+from tests.report.runs import make_run
+
+
+def test_no_second_is_counted_twice(tmp_path):
+    folder = make_run(tmp_path / "run", tasks=2, generations=5)
+    lines = read_run(folder).evaluations
+    whole = sum(line["seconds"][step] for line in lines for step in ("breed", "materialise", "evaluate", "tell"))
+    phases = phase_seconds(read_run(folder))
+    assert phases["parts"] == ["generate", "environments"]
+    assert sum(map(sum, phases["stack"].values())) == pytest.approx(whole)
+    assert "evaluate" not in phases["stack"]
+    assert phases["stack"]["breed"][0] == pytest.approx(0.02)  # both experts are of generation 0
+
+    for line in lines:
+        line["seconds"]["generate"] = line["seconds"]["evaluate"]  # while environments work beside it
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    phases = phase_seconds(read_run(folder))
+    assert set(phases["stack"]) == {"breed", "materialise", "evaluate", "tell"}
+    assert sum(map(sum, phases["stack"].values())) == pytest.approx(whole)
+
+
+def test_similarity_is_known_from_older_runs_results(tmp_path):
+    folder = make_run(tmp_path / "run", tasks=3, generations=2)
+    new = page_data(read_run(folder))["similarity"]
+    assert [point["pair"] for point in new["points"]] == [
+        ("task0", "task1"),
+        ("task0", "task2"),
+        ("task1", "task2"),
+    ]
+    (folder / "similarity.json").unlink()
+    old = page_data(read_run(folder))["similarity"]
+    assert (old["similarity"], old["points"], old["cosine"]) == (new["similarity"], new["points"], None)
+    (folder / "results.json").unlink()
+    assert page_data(read_run(folder))["similarity"] == {}
+
+
+def test_kept_scores_are_shares_of_the_experts_own(tmp_path):
+    run = read_run(make_run(tmp_path / "run", tasks=2, generations=2))
+    scores = {row["model"]: [cell["mean"] for cell in row["tasks"].values()] for row in run.results["rows"]}
+    merged, first, second = (scores[name] for name in ("CycleQD aggregate", "expert task0", "expert task1"))
+    (point,) = page_data(run)["similarity"]["points"]
+    assert point["kept"] == pytest.approx((merged[0] / first[0] + merged[1] / second[1]) / 2)

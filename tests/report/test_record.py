@@ -1,0 +1,84 @@
+"""What is read from a run's folder is what the evolution had."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from cyqd.evolution.storage import load_json
+from cyqd.report.record import STATE, read_run
+from tests.report.runs import make_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "record", tasks=3, generations=80)
+
+
+@pytest.mark.parametrize("tasks", [2, 4])
+def test_the_archives_are_replayed_as_they_were(tasks: int, folder: Path, tmp_path: Path) -> None:
+    for run in (folder, make_run(tmp_path / "run", tasks=tasks, generations=60)):
+        record = read_run(run)
+        assert [archive.state_dict() for archive in record.archives()] == load_json(run / STATE)["archives"]
+    # With fewer generations the search was the same up to there.
+    shorter = make_run(tmp_path / "shorter", tasks=tasks, generations=25)
+    earlier = [archive.state_dict() for archive in record.archives(tasks + 25)]
+    assert earlier == load_json(shorter / STATE)["archives"]
+    assert [len(archive) for archive in record.archives(tasks)] == [
+        len(archive) for archive in read_run(make_run(tmp_path / "0", tasks=tasks, generations=0)).archives()
+    ]
+
+
+def test_shares_are_the_genomes_own(folder: Path) -> None:
+    record = read_run(folder)
+    genomes = sorted((folder / STATE).parent.glob("genomes/*.safetensors"))
+    assert len(genomes) > 20
+    for path in genomes:
+        assert record.shares[int(path.stem)] == pytest.approx(load_file(path)["alpha"].tolist(), abs=1e-12)
+
+
+def test_ancestors_lead_to_the_experts(folder: Path) -> None:
+    record = read_run(folder)
+    assert record.experts == {"task0": 0, "task1": 1, "task2": 2}
+    assert record.ancestors(1) == [1]
+    for model in range(3, len(record.evaluations)):
+        found = record.ancestors(model)
+        assert found == sorted(found, reverse=True)
+        assert found[0] == model
+        assert found[-1] in record.experts.values()
+        parents = {parent for ancestor in found for parent in record.evaluations[ancestor].get("parents", [])}
+        assert parents | {model} == set(found)
+
+
+def test_a_run_that_goes_on_is_read_up_to_its_state(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder, run)
+    (run / "results.json").unlink()
+    (run / "similarity.json").unlink()
+    with (run / "history.jsonl").open("a") as history:
+        history.write('{"evaluation": 83, "scor')  # its state is not saved yet
+    record = read_run(run)
+    assert len(record.evaluations) == 83
+    assert record.results == record.similarity == {}
+
+
+def test_what_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no evolution yet"):
+        read_run(tmp_path)
+    run = tmp_path / "pairs" / "task0+task1"
+    shutil.copytree(folder, run)
+    with pytest.raises(FileNotFoundError, match=r"it holds the runs task0\+task1"):
+        read_run(run.parent)
+    lines = (run / "history.jsonl").read_text().splitlines(keepends=True)
+    (run / "history.jsonl").write_text("".join(lines[:40]))
+    with pytest.raises(ValueError, match=r"history\.jsonl is damaged: expected 83 lines, as state.* got 40"):
+        read_run(run)
+    (run / "history.jsonl").write_text("".join([*lines[:40], "{]\n", *lines[41:]]))
+    with pytest.raises(ValueError, match=r"history\.jsonl is damaged in line 41"):
+        read_run(run)
+    (run / STATE).write_text("{")
+    with pytest.raises(ValueError, match=r"state\.json is not valid JSON"):
+        read_run(run)
