@@ -57,11 +57,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, ImportError, MisconfigurationException) as error:
         if work is not None:
             raise
-        parser.error(str(error))
+        chosen.error(str(error))
     except SetupError as error:
         if os.environ.get("CYQD_DEBUG"):
             raise
-        parser.error(str(error))
+        chosen.error(str(error))
     except KeyboardInterrupt:
         sys.exit("interrupted")
 

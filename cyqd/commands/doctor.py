@@ -30,9 +30,9 @@ from cyqd.training.doctor import (
     batch_counts,
     changed,
     check_room,
+    fewer,
     free_memory,
     free_space,
-    largest_even,
     nearest,
     need,
     open_expert,
@@ -66,7 +66,11 @@ def parser() -> Parser:
 
 
 def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
-    """Prepare ``doctor``."""
+    """Prepare ``doctor``: the file to write can be written."""
+    if config.out:
+        if config.out.is_dir():
+            raise IsADirectoryError(f"out: {config.out} is a folder; name a file")
+        free_space(config.out.parent)
 
     def work() -> None:
         doctor = Doctor(config, parser)
@@ -220,12 +224,11 @@ class Doctor:
             processes = self.trainer.world_size if self.trainer else 1
             numbers = self.batches["optimisation"]
             share = busy(numbers, processes)
-            most = largest_even(numbers)
-            finding.text = f"{' + '.join(map(str, numbers))} a generation, "
-            finding.text += f"shared evenly by up to {most} process{'es' if most > 1 else ''}"
+            finding.text = f"{' + '.join(map(str, numbers))} a generation"
+            if processes > 1:
+                finding.text += f"; the average of {processes} processes has work {share:.0%} of the time"
             if share < EVEN:
-                mend = "take another number of devices, or smaller batches"
-                finding.warn(f"the average of {processes} has work {share:.0%} of the time: {mend}")
+                finding.warn(f"{fewer(numbers, processes)} would share them evenly; so may smaller batches")
 
     def _check_environments(self) -> None:
         if not hasattr(self.data, "check_tasks"):
@@ -260,17 +263,17 @@ class Doctor:
             check_wandb(options)
 
     def _check_folders(self) -> None:
-        run, cache = self.config.run, self._cache()
+        run, cache, room = self.config.run, self._cache(), None
         with self.findings.check("run") as finding:
             if run is None:
                 raise ValueError("run: none given; name the folder to write to")
-            free_space(run)
+            room = free_space(run)
             pairs = ["+".join(group) for group in self.groups] if self.config.pairs else [""]
             states = [evolve.state_to_continue(run / pair, self.config.ckpt_path, run) for pair in pairs]
             finding.text = f"{run} can be written to" + ("; continues what is there" if any(states) else "")
         with self.findings.check("disk") as finding:
             plan, mend = need("estimates", self.plan), "free some, or choose another disk"
-            (free, disk), (other_free, other_disk) = free_space(need("run", run)), free_space(need("run", cache))
+            (free, disk), (other_free, other_disk) = need("run", room), free_space(need("run", cache))
             if disk == other_disk:
                 check_room(finding, "on disk", plan.run_bytes + plan.cache_bytes, free, mend=mend)
             else:
@@ -282,15 +285,20 @@ class Doctor:
         with self.findings.check("memory") as finding:
             needed, mend = need("estimates", self.plan).host_bytes, "use fewer processes, or a machine with more"
             check_room(finding, "on this machine", needed, free_memory(CPU), mend=mend)
-            self.fits = True
         if (device := self._device()) != CPU:
             with self.findings.check(f"memory: {device.type}") as finding:
                 plan, mend = need("estimates", self.plan), "set a lower --rank, or use a device with more"
                 mend = f"leave --resident out, {mend}" if plan.resident else mend
                 check_room(finding, "on the device", plan.device_bytes, free_memory(device), mend=mend)
 
+        memory = [finding for finding in self.findings if finding.check.startswith("memory")]
+        self.fits = all(finding.status in ("ok", "warning") for finding in memory)
+
     def _measure(self) -> None:
-        with self.findings.check("time") as finding:
+        seconds = None
+        with self.findings.check("evaluation") as finding:
+            seconds = self._time_evaluation(finding)
+        with self.findings.check("shapes") as finding:
             plan, cache = need("estimates", self.plan), need("run", self._cache())
             parameters = need("model", self.model).evolved_parameters().values()
             with tempfile.TemporaryDirectory(dir=nearest(cache), prefix=".doctor-") as folder:
@@ -301,15 +309,14 @@ class Doctor:
                     device=self._device(),
                     folder=Path(folder),
                 )
-            self.estimates += plan.times(shapes, self._time_evaluation(finding), self.batches)
+            finding.text = "each tried with random weights"
+            self.estimates += plan.times(shapes, seconds, self.batches)
 
-    def _time_evaluation(self, finding: Finding) -> dict[str, float] | None:
+    def _time_evaluation(self, finding: Finding) -> dict[str, float]:
         if not self.config.measure:
-            finding.text = "evaluation is not measured, so the whole run's time is not known: pass --measure"
-            return None
+            raise Skipped("without it the whole run's time is not known: pass --measure")
         if not self.fits:
-            finding.warn("evaluation is not measured: the model does not fit this machine's memory")
-            return None
+            raise Skipped("the model is not known to fit into memory, see above")
         data, space, device = need("data", self.data), need("experts", self.space), self._device()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

@@ -86,7 +86,9 @@ def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
         if is_first_process():
             print(f"\n{write_pairs(arguments.run, pairs)}\n\npairs: {arguments.run}")
             names = {"name": arguments.run.name, "group": arguments.run.name, "job_type": "pairs"}
-            tracker = wandb_logger(arguments.wandb, arguments.run, config=config.wandb.as_dict(), **names)
+            resume = arguments.ckpt_path is not None
+            about = config.wandb.as_dict()
+            tracker = wandb_logger(arguments.wandb, arguments.run, config=about, resume=resume, **names)
             if tracker is not None:
                 with tracker:
                     tracker.log_pairs()
@@ -104,10 +106,8 @@ def evolved_tasks(arguments: Namespace) -> list[str]:
         raise ValueError(f"only: expected some of the tasks {tasks}, got {only}")
     if len(set(only)) < len(only):
         raise ValueError(f"only: expected every task once, got {only}")
-    if arguments.pairs and (unfit := [task for task in tasks if "+" in task or Path(task).name != task]):
-        raise ValueError(
-            f"pairs: a pair's folder is called A+B, which the name of task {unfit[0]!r} does not allow"
-        )
+    if unfit := [task for task in tasks if "+" in task or (arguments.pairs and Path(task).name != task)]:
+        raise ValueError(f"data: a pair of tasks is called A+B, which the name of task {unfit[0]!r} does not allow")
     if len(only) < 2:
         key = "data" if only is tasks else "only"
         raise ValueError(f"{key}: evolving needs at least two tasks, got {len(only)}: {only}")
@@ -126,22 +126,34 @@ def _prepare_run(config: Namespace, parser: Parser, arguments: Namespace, space:
     data.tasks = [task for task in data.tasks if task.name in space.tasks]
     splits = data.splits() if hasattr(data, "splits") else {}
     state = state_to_continue(run, arguments.ckpt_path, arguments.run)
+    budget = None
     if state and is_first_process():
         _check_same_evaluation(run / "config.yaml", text)
         _check_same_problems(run / "splits.json", splits)
         strategy.setup(space, GenomeStore(state.parent / "genomes", space), arguments.seed)
         strategy.check_settings(load_json(state))
+        budget = strategy.budget
 
     def work() -> bool:
         save_config(run, text)
         if is_first_process():
             save_json(run / "splits.json", splits)
         group = run.parent.name if arguments.pairs else None
-        tracker = wandb_logger(
-            arguments.wandb, run, name=run.name, job_type="evolve", group=group, config=yaml.safe_load(text)
-        )
         trainer_arguments = vars(parser.instantiate(own).trainer)
+        tracker = wandb_logger(
+            arguments.wandb,
+            run,
+            name=run.name,
+            job_type="evolve",
+            group=group,
+            config=yaml.safe_load(text),
+            resume=state is not None,
+            budget=budget,
+            others=trainer_arguments.get("logger"),
+        )
         with tracker or nullcontext():
+            if tracker is not None:
+                tracker.catch_up(every=arguments.wandb.every)
             rows, interrupted = evolve(
                 arguments.model,
                 data,

@@ -28,29 +28,36 @@ def parser() -> Parser:
     """Return the arguments of ``export``."""
     parser = Parser(
         description="Write a model of a run in its ecosystem's format, with a model card and its merge recipe. The "
-        "run may still be going on."
+        "run may still be going on. Exactly one of --elite, --cell and --aggregate says which."
     )
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument(
         "--elite",
         type=str,
+        metavar="TASK:best",
         help="TASK:best, the archive's model of highest score; TASK:gamma, the one that selection likes most; or "
         "the number of an evaluation whose model is held",
     )
     parser.add_argument(
-        "--cell", type=str, help="TASK:3,7, the model in a cell of an archive: its bins on the other tasks, from 0"
+        "--cell",
+        type=str,
+        metavar="TASK:3,7",
+        help="the model in a cell of an archive: its bins on the other tasks, from 0",
     )
     parser.add_argument("--aggregate", action="store_true", help="what the run came to, or would by now")
     parser.add_argument(
         "--rule", type=str, help="which result --aggregate takes; the run's `final_rule` by default"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to; new or empty")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to; new or empty")
     parser.add_argument(
         "--base_model",
         type=str,
+        metavar="OWNER/NAME",
         help="the base's name on the hub, for the card, if its path does not tell",
     )
-    parser.add_argument("--push", type=str, help="then push it to the Hugging Face hub, as OWNER/NAME")
+    parser.add_argument(
+        "--push", type=str, metavar="OWNER/NAME", help="then push it to the Hugging Face hub, under this name"
+    )
     parser.add_argument("--private", action="store_true", help="as a private repository, if --push creates it")
     return parser
 
@@ -87,7 +94,7 @@ def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
         strategy.load_state_dict(load_json(record.folder / STATE))
         record = read_run(record.folder)  # as it is by now, and not older than the state
         if config.aggregate:
-            picked = final_model(strategy, rule)
+            picked = final_model(strategy, rule, strategy.result())
         else:
             picked = individual(strategy, _find(config, record), config.cell or _label(config.elite))
     except FileNotFoundError as error:
@@ -162,5 +169,5 @@ def _commands(config: Namespace, run: RunRecord, rule: str) -> str:
     options: list[Any] = ["--aggregate", "--rule", rule] if config.aggregate else []
     options += ["--elite", config.elite] if config.elite else []
     options += ["--cell", config.cell] if config.cell else []
-    made = shlex.join(["python", "-m", "cyqd", "export", str(run.folder), *options, "--out", "DIR"])
-    return f"python -m cyqd evolve --config {shlex.quote(str(run.folder / 'config.yaml'))}\n{made}"
+    made = shlex.join(["python", "-m", "cyqd", "export", run.name, *options, "--out", "DIR"])
+    return f"python -m cyqd evolve --config {shlex.quote(f'{run.name}/config.yaml')}\n{made}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning as L
 import yaml
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from cyqd.commands._common import Parser, model_parser, save_config, task_names
 from cyqd.training.fit import fit
@@ -42,7 +43,15 @@ def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
     record = {"base": str(arguments.model.base), "seed": arguments.seed, "tasks": task_names(arguments.data)}
 
     def work() -> None:
-        tracker = wandb_logger(arguments.wandb, out, name=out.name, job_type="fit", config=yaml.safe_load(text))
+        tracker = wandb_logger(
+            arguments.wandb,
+            out,
+            name=out.name,
+            job_type="fit",
+            config=yaml.safe_load(text),
+            resume=continues(arguments.trainer, out, arguments.ckpt_path),
+            others=arguments.trainer.loggers,
+        )
         with tracker or nullcontext():
             if tracker is not None:
                 arguments.trainer.loggers = [tracker, *arguments.trainer.loggers]
@@ -56,3 +65,12 @@ def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
             )
 
     return work
+
+
+def continues(trainer: L.Trainer, out: Path, ckpt_path: str | None) -> bool:
+    """Tell whether there is a checkpoint to continue from."""
+    if ckpt_path != "last":
+        return ckpt_path is not None
+    kept = (each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint))
+    folders = [Path(each.dirpath or out / "checkpoints") for each in kept]
+    return any(path for folder in folders for path in folder.glob("last*.ckpt"))

@@ -25,6 +25,8 @@ def parser() -> Parser:
 def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
     """Prepare ``report``."""
     run = read_run(config.run)  # a folder without a run, or a damaged one, is told before any work
+    if config.out and config.out.is_dir():
+        raise ValueError(f"out: expected a file to write, got the folder {config.out}; name a file in it")
     if config.wandb:
         from cyqd.report.workspace import write_workspace_report  # needs an optional package
 

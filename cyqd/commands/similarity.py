@@ -15,7 +15,7 @@ from cyqd.evolution.comparison import compare
 from cyqd.evolution.storage import atomic_path, save_json
 from cyqd.evolution.weights import StoredWeights
 from cyqd.report.figures import parts_figure, save, similarity_figure
-from cyqd.report.similarity import distinguish, interpret, similarity_tables
+from cyqd.report.similarity import distinguish, interpret, pair_matrices, similarity_tables
 from cyqd.training.run import SetupError
 
 
@@ -39,6 +39,8 @@ def parser() -> Parser:
 
 def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
     """Prepare ``similarity``: opens the models and checks that they fit."""
+    if config.out and config.out.exists() and not config.out.is_dir():
+        raise ValueError(f"out: expected a folder, got the file {config.out}")
     base, *experts = [StoredWeights(path) for path in (config.base, *config.experts)]
     if len(experts) < 2:
         raise ValueError(f"experts: expected at least two, got {config.experts[0]} alone")
@@ -63,7 +65,7 @@ def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
             save_json(config.out / "similarity.json", values)
             with atomic_path(config.out / "similarity.md") as temporary:
                 temporary.write_text(tables + "\n", encoding="utf-8")
-            save(similarity_figure(values), config.out / "similarity.png")
+            save(similarity_figure(pair_matrices(values["models"], values["pairs"])), config.out / "similarity.png")
             if any(pair["cosine"] is not None for pair in values["pairs"].values()):
                 save(parts_figure(values), config.out / "layers.png")
 

@@ -10,8 +10,9 @@ from jsonargparse import Namespace
 from cyqd.commands import evolve
 from cyqd.commands._common import Parser, show
 from cyqd.evolution.storage import save_json
+from cyqd.report.record import troubles
 from cyqd.report.tables import results_row
-from cyqd.training.run import is_first_process, open_space, score, troubles, unsolved, write_results
+from cyqd.training.run import is_first_process, open_space, score, unsolved, write_results
 
 
 def parser() -> Parser:

@@ -59,14 +59,18 @@ def compare(
         of rank > 1, a task vector that is zero) or was not asked for.
 
     Raises:
-        ValueError: if there is only one expert, or a weight is NaN or infinite.
+        ValueError: if there is only one expert, a name holds "+", or a weight is NaN or infinite.
     """
     if len(space.tasks) < 2:
         raise ValueError(f"expected at least two experts to compare, got {space.tasks}")
+    if named := [model for model in space.tasks if "+" in model]:
+        raise ValueError(f"{named[0]}: expected a name without '+', which joins the names of a pair; rename it")
     pieces = _Pieces(space, device)
     inner: dict[str, Tensor] = {}
     found: dict[str, dict[str, Tensor]] = {model: {} for model in space.tasks}
     for name in space.names:
+        if not space.base[name].numel():
+            continue
         decompose = spectra is None and is_matrix(tuple(space.base[name].shape))
         inner[name], grams = _grams(pieces, name, decompose=decompose)
         for model, gram in zip(space.tasks, grams, strict=False):  # no Gram matrices of what is no matrix

@@ -15,7 +15,7 @@ from cyqd.evolution.storage import save_tensors
 
 def is_matrix(shape: tuple[int, ...]) -> bool:
     """Tell whether a parameter counts as a matrix: both sides longer than 1 after flattening to [out, −1]."""
-    return len(shape) >= 2 and shape[0] > 1 and any(side > 1 for side in shape[1:])
+    return len(shape) >= 2 and shape[0] > 1 and any(side > 1 for side in shape[1:]) and 0 not in shape
 
 
 def as_matrix(tensor: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ def similarity(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> flo
     """
     cosines = []
     for name in first.keys() & second.keys():
-        a, b = first[name].double(), second[name].double()
+        a, b = first[name].cpu().double(), second[name].cpu().double()  # not all devices know float64
         shared = min(len(a), len(b))
         if shared > 1:
             # The shorter vector is padded with zeros: numerically zero values were left out.

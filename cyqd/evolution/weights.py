@@ -56,11 +56,18 @@ def _files(path: Path) -> list[Path]:
         return [path / SINGLE]
     if not (path / INDEX).is_file():
         raise FileNotFoundError(f"no {SINGLE} or {INDEX} in {path}" if path.is_dir() else f"no model at {path}")
-    shards = sorted(set(json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    for shard in shards:
-        if not (path / shard).is_file():
-            raise FileNotFoundError(f"{path / INDEX} names {shard}, which is not there")
-    return [path / shard for shard in shards]
+    try:
+        shards = json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        files = [path / shard for shard in sorted(set(shards))]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # TypeError and AttributeError: no objects
+        raise ValueError(
+            f"{path / INDEX} is damaged: expected a JSON object with weight_map, names → files, got {error!r}; "
+            "download or save it anew"
+        ) from error
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{path / INDEX} names {file.relative_to(path)}, which is not there")
+    return files
 
 
 def _open(file: Path) -> tuple[Iterable[str], Reader]:

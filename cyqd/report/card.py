@@ -43,7 +43,7 @@ def model_card(
         text: how the model came about, in Markdown.
         rows: the results table, if there is one.
         experts: hub names or folders of what was merged.
-        licensed: the base's folder, where ``base`` is a hub name.
+        licensed: the base's folder or file, where ``base`` is only its name.
         relation: what the model is to ``base``.
         scored: which row is this model's own; its scores are then in the front matter too.
         split: what the rows were scored on.
@@ -95,12 +95,20 @@ def hub_name(model: str | Path) -> str | None:
     return str(model) if is_name else None
 
 
-def licence(folder: Path) -> dict[str, Any]:
-    """Return the licence that a model's folder states, as fields of a card: those of its own card, else its file.
+def public_name(model: str | Path) -> str:
+    """Return what a model is called where others read it: its name on the hub, else its folder's or file's."""
+    return hub_name(model) or Path(model).resolve().name
+
+
+def licence(model: Path) -> dict[str, Any]:
+    """Return the licence that a model states, as fields of a card: those of its own card, else its file.
 
     A damaged card is a warning: a model that took days to make is not lost for it.
+
+    Args:
+        model: its folder, or its file.
     """
-    readme, stated = folder / "README.md", {}
+    readme, stated = _folder(model) / "README.md", {}
     try:
         stated = metadata_load(readme) or {} if readme.is_file() else {}
     except (yaml.YAMLError, ValueError) as error:
@@ -109,7 +117,7 @@ def licence(folder: Path) -> dict[str, Any]:
         )
     if "license" in stated:
         return {key: stated[key] for key in LICENCE_FIELDS if key in stated}
-    files = [file for file in licence_files(folder) if file.name.upper().startswith("LICEN")]
+    files = [file for file in licence_files(model) if file.name.upper().startswith("LICEN")]
     if not files:
         return {}
     first = next(
@@ -124,6 +132,11 @@ def licence(folder: Path) -> dict[str, Any]:
     return {"license": "other", "license_name": name, "license_link": files[0].name}
 
 
-def licence_files(folder: Path) -> list[Path]:
-    """Return the files of a model's folder that must go with every copy of it: licence, notice, use policy."""
-    return sorted(path for path in folder.glob("*") if path.is_file() and LICENCE_FILES.fullmatch(path.name))
+def licence_files(model: Path) -> list[Path]:
+    """Return the files in or beside a model that must go with every copy of it: licence, notice, use policy."""
+    files = (path for path in _folder(model).glob("*") if path.is_file())
+    return sorted(path for path in files if LICENCE_FILES.fullmatch(path.name))
+
+
+def _folder(model: Path) -> Path:
+    return model.parent if model.is_file() else model

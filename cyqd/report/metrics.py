@@ -24,9 +24,9 @@ def generation_metrics(
         tasks: the tasks' names, in the archives' order.
 
     Returns:
-        ``child/TASK`` (of an expert, ``expert/NAME/TASK``), ``archive/TASK/{coverage,qd_score,max,mean}``,
-        ``front/hypervolume``, ``time/PART`` in seconds, ``cost/{seconds,problems,faults,retries}``. Scores,
-        coverage and hypervolume lie in [0, 1].
+        ``child/TASK``, ``archive/TASK/{coverage,qd_score,max,mean}``, ``front/hypervolume``, ``time/PART`` in
+        seconds, ``cost/{seconds,problems,faults,retries}``; of an expert, ``expert/NAME/TASK`` and
+        ``expert/NAME/cost/…``. Scores, coverage and hypervolume lie in [0, 1].
     """
     model = f"expert/{line['expert']}" if "expert" in line else "child"
     metrics: dict[str, float] = {f"{model}/{task}": score for task, score in line["scores"].items()}
@@ -38,11 +38,14 @@ def generation_metrics(
     if archives:
         metrics["front/hypervolume"] = hypervolume(archives)
     seconds = line["seconds"]
-    metrics |= {f"time/{part}": value for part, value in seconds.items()}
     own = ("breed", "materialise", "evaluate", "tell")  # what else was timed lies within the evaluation
-    metrics["cost/seconds"] = math.fsum(seconds[part] for part in own if part in seconds)
-    metrics["cost/problems"] = sum(line["n"].values())
-    return metrics | {f"cost/{trouble}": len(line.get(trouble, ())) for trouble in ("faults", "retries")}
+    cost = {"seconds": math.fsum(seconds[part] for part in own if part in seconds)}
+    cost["problems"] = sum(line["n"].values())
+    cost |= {trouble: len(line.get(trouble, ())) for trouble in ("faults", "retries")}
+    if "expert" in line:  # all experts share generation 0
+        return metrics | {f"{model}/cost/{name}": value for name, value in cost.items()}
+    metrics |= {f"time/{part}": value for part, value in seconds.items()}
+    return metrics | {f"cost/{name}": value for name, value in cost.items()}
 
 
 def hypervolume(archives: Sequence[Archive]) -> float:

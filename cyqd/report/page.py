@@ -14,8 +14,9 @@ from plotly.offline import get_plotlyjs
 
 import cyqd
 from cyqd.evolution.storage import atomic_path
-from cyqd.report.page_data import STEPS, page_data
-from cyqd.report.record import RunRecord, read_run
+from cyqd.report.page_data import page_data
+from cyqd.report.phases import STEPS
+from cyqd.report.record import RunRecord, read_run, troubles
 
 TEMPLATES = Path(__file__).with_name("html")
 PICTURE_BYTES = 5_000_000
@@ -74,7 +75,6 @@ def _about(run: RunRecord, seconds: Mapping[str, float]) -> dict[str, Any]:
     told = {key: value for key, value in run.settings.items() if key not in {"strategy", "seed", "tasks", "models"}}
     return {
         "base": run.config.get("model", {}).get("init_args", {}).get("base"),
-        "budget": run.results.get("budget"),
         "final": run.results.get("final"),
         "seconds": sum(seconds.get(step, 0.0) for step in STEPS),
         "settings": {**strategy, **told},
@@ -120,14 +120,10 @@ def _table(
 
 
 def _trouble(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Count what broke in the evolution: ``problem``, ``kind``, ``times``, and the ``last`` reason, worst first."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for line in lines:
-        for kind in ("faults", "retries"):
-            for problem, reason in line.get(kind, {}).items():
-                times = found.get((problem, kind), {"times": 0})["times"] + 1
-                found[problem, kind] = {"problem": problem, "kind": kind, "times": times, "last": reason}
-    return sorted(found.values(), key=lambda row: -row["times"])
+    """Return what broke as rows, worst first: ``problem``, ``kind``, ``times``, and the ``last`` reason."""
+    found = troubles(lines)
+    rows = [{"problem": name, "kind": kind, **times} for kind in found for name, times in found[kind].items()]
+    return sorted(rows, key=lambda row: -row["times"])
 
 
 def _embed(paths: Iterable[Path]) -> tuple[list[dict[str, str]], list[str]]:

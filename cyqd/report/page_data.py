@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
-from cyqd.evolution.archive import Archive
-from cyqd.report.pairs import pair_row
-from cyqd.report.record import RunRecord
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 
-EVALUATE = "evaluate"
-STEPS = ("breed", "materialise", EVALUATE, "tell")
-"""What a generation's seconds are made of; any other phase is a part of "evaluate"."""
+from cyqd.evolution.archive import Archive
+from cyqd.report.figures.style import COLOURS, EMPTY, QUALITY
+from cyqd.report.pairs import pair_row
+from cyqd.report.phases import STEPS, split_seconds
+from cyqd.report.record import RunRecord
+from cyqd.report.similarity import pair_matrices
+
+SHADES = 10
+"""Colours of the scale of scores that the page is given; it mixes those between."""
 
 
 def page_data(run: RunRecord) -> dict[str, Any]:
@@ -24,7 +30,7 @@ def page_data(run: RunRecord) -> dict[str, Any]:
         ``experts`` (the number of each task's expert, None before it is scored), ``edges`` of the behaviour axes,
         ``changes`` (model, archive and cell of everything that entered), ``expert_cells`` (by archive, the cell of
         each expert), ``phases`` (see :func:`phase_seconds`), ``rows`` of the results table, ``final`` (the model
-        that the run chose) and ``similarity`` (see :func:`similarity_data`).
+        that the run chose), ``similarity`` (see :func:`similarity_data`) and ``palette``.
     """
     lines = run.evaluations
     archives = [Archive(task, run.edges) for task in range(len(run.tasks))] if run.edges else []
@@ -47,59 +53,52 @@ def page_data(run: RunRecord) -> dict[str, Any]:
         "rows": run.results.get("rows", []),
         "final": run.results.get("final"),
         "similarity": similarity_data(run),
+        "palette": palette(),
     }
 
 
 def phase_seconds(run: RunRecord) -> dict[str, Any]:
-    """Add up each phase's seconds, generation by generation, so that no second is counted twice.
-
-    Parts of "evaluate" are told apart where they fit into it; where they overlap (environments that work while
-    models generate) they stay in the table only.
+    """Add up each phase's seconds.
 
     Returns:
-        ``generations``; ``stack``, seconds by phase and generation that add up to the whole; ``total``, seconds by
-        phase, parts of "evaluate" included; ``parts``, the names of these.
+        ``generations``; ``stack``, by phase and generation the mean seconds of its models, which add up to all that
+        they took; ``total``, seconds by phase, parts of "evaluate" included; ``parts``, the names of these.
     """
-    generations = sorted({line["generation"] for line in run.evaluations})
-    names = list(dict.fromkeys(name for line in run.evaluations for name in line.get("seconds", {})))
-    order = {generation: position for position, generation in enumerate(generations)}
-    seconds = {name: [0.0] * len(generations) for name in names}
-    for line in run.evaluations:
-        for name, value in line.get("seconds", {}).items():
-            seconds[name][order[line["generation"]]] += value
-    total = {name: sum(values) for name, values in seconds.items()}
+    clocked: list[dict[str, float]] = [line.get("seconds", {}) for line in run.evaluations]
+    names = dict.fromkeys(name for seconds in clocked for name in seconds)
+    models = Counter(line["generation"] for line in run.evaluations)
+    generations = sorted(models)
+    place = {generation: position for position, generation in enumerate(generations)}
+    stack: dict[str, list[float]] = {}
+    for line, seconds in zip(run.evaluations, split_seconds(clocked), strict=True):
+        for name, value in seconds.items():
+            means = stack.setdefault(name, [0.0] * len(generations))
+            means[place[line["generation"]]] += value / models[line["generation"]]
+    total = {name: sum(seconds.get(name, 0.0) for seconds in clocked) for name in names}
     parts = [name for name in names if name not in STEPS]
-    stack = {name: values for name, values in seconds.items() if name in STEPS}
-    if parts and sum(total[part] for part in parts) <= total.get(EVALUATE, 0.0):
-        columns = zip(seconds[EVALUATE], *(seconds[part] for part in parts), strict=True)
-        rest = [max(whole - sum(inner), 0.0) for whole, *inner in columns]
-        split = {part: seconds[part] for part in parts} | {f"rest of {EVALUATE}": rest}
-        stack = {
-            label: values
-            for name in stack
-            for label, values in (split if name == EVALUATE else {name: stack[name]}).items()
-        }
     return {"generations": generations, "stack": stack, "total": total, "parts": parts}
+
+
+def palette() -> dict[str, Any]:
+    """Return the figures' colours: those of ``tasks`` and phases, the ``scale`` of scores, and ``empty`` cells."""
+    colours = colormaps[QUALITY]
+    scale = [to_hex(colours(shade / (SHADES - 1))) for shade in range(SHADES)]
+    return {"tasks": COLOURS, "scale": scale, "empty": EMPTY}
 
 
 def similarity_data(run: RunRecord) -> dict[str, Any]:
     """Arrange the experts' similarity as symmetric matrices, and against what merging kept of their scores.
 
     Returns:
-        Empty where nothing is known. Else ``models``; ``similarity`` and ``cosine``, matrices with None on the
-        diagonal and where a value is undefined, None themselves where they have no value at all; ``points``: by
-        pair, its similarity and the final model's mean score as a share of the two experts' own.
+        Empty where nothing is known. Else what :func:`cyqd.report.similarity.pair_matrices` gives, and ``points``:
+        by pair, its similarity and the final model's mean score as a share of the two experts' own.
     """
     pairs: dict[str, Mapping[str, float | None]] = run.similarity.get("pairs", {}) or {
         pair: {"similarity": value} for pair, value in run.results.get("similarity", {}).items()
     }
     if not pairs:
         return {}
-    models = run.similarity.get("models", run.tasks)
-    found: dict[str, Any] = {"models": models, "points": []}
-    for kind in ("similarity", "cosine"):
-        matrix = [[_pair(pairs, a, b).get(kind) for b in models] for a in models]
-        found[kind] = matrix if any(value is not None for row in matrix for value in row) else None
+    found = {**pair_matrices(run.similarity.get("models", run.tasks), pairs), "points": []}
     if "final" in run.results:
         known = {**run.results, "similarity": {pair: values.get("similarity") for pair, values in pairs.items()}}
         for pair in combinations(run.tasks, 2):
@@ -108,7 +107,3 @@ def similarity_data(run: RunRecord) -> dict[str, Any]:
             if row["similarity"] is not None and kept is not None:
                 found["points"].append({"pair": pair, "similarity": row["similarity"], "kept": kept})
     return found
-
-
-def _pair(pairs: Mapping[str, Mapping[str, float | None]], a: str, b: str) -> Mapping[str, float | None]:
-    return pairs.get(f"{a}+{b}", pairs.get(f"{b}+{a}", {}))

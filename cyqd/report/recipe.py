@@ -9,10 +9,30 @@ from typing import Any
 
 import cyqd
 from cyqd.evolution.archive import Elite
+from cyqd.report.card import public_name
 from cyqd.report.record import RunRecord
 from cyqd.report.tables import align
 
 LINEAGE = ("evaluation", "generation", "expert", "active", "parents", "coefficients")
+
+SUM = "θ = θ_base + Σ α_k τ_k, where τ_k is what expert k learned:"
+
+STRETCHED = (
+    "θ = θ_base + Σ (α_k τ_k + U_k diag(ω_k ∘ σ_k) V_kᵀ), where τ_k is what expert k learned, a matrix of it "
+    "U_k diag(σ_k) V_kᵀ, and ω_k came from mutation:"
+)
+
+BRED = (
+    "θ = θ_base + τ, where τ was bred: in every generation a weighted sum of two parents' task vectors, {}. α is "
+    "every expert's share before mutation:"
+)
+
+DENSE = {
+    "child": "whose singular values mutation then stretched",
+    "literal": "whose singular values mutation then multiplied by random factors",
+    "gaussian": "to which mutation then added noise",
+}
+"""What the mutations do whose models are no sums of the experts."""
 
 
 def merge_recipe(
@@ -22,6 +42,7 @@ def merge_recipe(
     shares: Sequence[float],
     *,
     base: str,
+    budget: int,
     rule: str | None = None,
 ) -> dict[str, Any]:
     """Collect how a run's model follows from base and experts.
@@ -31,13 +52,15 @@ def merge_recipe(
         label: what the model is called.
         parts: weight and evaluation of each individual that it is the sum of; one of weight 1 is the model itself.
         shares: α of every expert, before mutation; empty to sum up those of the parts.
-        base: hub name or path of the base.
+        base: name of the base.
+        budget: how many evaluations the search has in all.
         rule: the rule that summed the parts, if any.
 
     Returns:
-        JSON-ready: ``model``, ``rule``, ``strategy`` (its settings), ``base`` and ``experts`` (model,
-        fingerprint, and ``share``, the expert's α before mutation), ``parts`` (weight, origin, scores on the
-        optimisation split, and the cells that they hold) and ``lineage`` (every ancestor, newest first).
+        JSON-ready: ``model``, ``rule``, ``strategy`` (its settings), ``evaluations`` (done so far), ``budget``,
+        ``base`` and ``experts`` (name, fingerprint, and ``share``, the expert's α before mutation), ``parts``
+        (weight, origin, scores on the optimisation split, and the cells that they hold) and ``lineage`` (every
+        ancestor, newest first).
     """
     fingerprint, *fingerprints = run.settings["models"].split()
     hyper = {key: value for key, value in run.settings.items() if key not in ("tasks", "models")}
@@ -45,7 +68,7 @@ def merge_recipe(
         math.fsum(weight * run.shares[number][k] for weight, number in parts) for k in range(len(run.tasks))
     ]
     experts = {
-        task: {"model": str(run.config["experts"][task]), "share": share, "fingerprint": own}
+        task: {"model": public_name(run.config["experts"][task]), "share": share, "fingerprint": own}
         for task, share, own in zip(run.tasks, shares, fingerprints, strict=True)
     }
     ancestors = {model for _, number in parts for model in run.ancestors(number)}
@@ -54,6 +77,8 @@ def merge_recipe(
         "model": label,
         "rule": rule,
         "strategy": hyper,
+        "evaluations": len(run.evaluations),
+        "budget": budget,
         "base": {"model": base, "fingerprint": fingerprint},
         "experts": experts,
         "parts": [_part(run, weight, run.elites[number]) for weight, number in parts],
@@ -84,12 +109,11 @@ def recipe_text(recipe: dict[str, Any]) -> str:
     lines = [
         f"# {' + '.join(recipe['experts'])}, merged by {strategy['strategy']}: {recipe['model']}",
         f"A merge of {len(recipe['experts'])} experts that were fine-tuned from {recipe['base']['model']}, found "
-        f"by {strategy['strategy']} (seed {strategy['seed']}){rule} with cyqd, which implements "
-        "[CycleQD](https://arxiv.org/abs/2410.14735). `merge_recipe.json` has all of this, and the lineage back to "
-        "the experts.",
+        f"by {strategy['strategy']} (seed {strategy['seed']}){rule} in {recipe['evaluations']} of "
+        f"{recipe['budget']} evaluations with cyqd, which implements [CycleQD](https://arxiv.org/abs/2410.14735). "
+        "`merge_recipe.json` has all of this, and the lineage back to the experts.",
         "## Merge recipe",
-        "θ = θ_base + Σ α_k τ_k, where τ_k is what expert k learned"
-        + (", each τ_k's singular directions then stretched by mutation:" if _mutated(recipe) else ":"),
+        _formula(recipe),
         align(
             ["expert", "α", "model", "fingerprint"],
             [
@@ -106,9 +130,12 @@ def recipe_text(recipe: dict[str, Any]) -> str:
     return "\n\n".join(line for line in lines if line)
 
 
-def _mutated(recipe: dict[str, Any]) -> bool:
+def _formula(recipe: dict[str, Any]) -> str:
     bred = any("parents" in model for model in recipe["lineage"])
-    return bred and recipe["strategy"].get("mutation", "none") != "none"
+    mutation = recipe["strategy"].get("mutation", "none") if bred else "none"
+    if mutation in DENSE:
+        return BRED.format(DENSE[mutation])
+    return SUM if mutation == "none" else STRETCHED
 
 
 def _parts_title(recipe: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 
 from cyqd.evolution.archive import Archive, Cell, Elite
-from cyqd.evolution.storage import load_json
 
 STATE = Path("evolution") / "state" / "state.json"
 
@@ -42,7 +41,7 @@ class RunRecord:
         settings: of the strategy: ``strategy`` (its name), ``seed``, ``tasks`` and its hyper-parameters.
         evaluations: the history's lines, one per model, their numbers counting from 0.
         edges: the bin edges of every task's behaviour axis; empty where the strategy has no archives, or none yet.
-        results: what ``results.json`` holds, empty while the run is going on.
+        results: what ``results.json`` holds, empty before the first end of the search; see :attr:`results_current`.
         similarity: what ``similarity.json`` holds, empty where there is none.
         pictures: files of ``pictures/``, by name.
     """
@@ -65,6 +64,17 @@ class RunRecord:
     def name(self) -> str:
         """The run's name: its folder's."""
         return self.folder.resolve().name
+
+    @property
+    def results_current(self) -> bool:
+        """Whether there are results, and of the run as it stands; once it is continued they are old."""
+        return self.results.get("evaluations") == len(self.evaluations)
+
+    @property
+    def budget(self) -> int | None:
+        """Number of models to score in all, where it is known: the experts, then one model a generation."""
+        generations = self.config.get("strategy", {}).get("init_args", {}).get("generations")
+        return None if generations is None else len(self.tasks) + generations
 
     @cached_property
     def elites(self) -> list[Elite]:
@@ -150,18 +160,70 @@ def read_run(folder: Path) -> RunRecord:
         parts = sorted(path.parents[2].name for path in folder.glob(f"*/{STATE}"))
         holds = f"; it holds the runs {', '.join(parts)}: name one of them" if parts else ""
         raise FileNotFoundError(f"{folder} holds no evolution yet ({state_path} is missing){holds}")
-    state = load_json(state_path)  # first: the history is never behind it
+    state = _load(state_path, "settings", "evaluated")  # first: the history is never behind it
     archives = state.get("archives") or []
+    results, similarity = folder / "results.json", folder / "similarity.json"
     return RunRecord(
         folder=folder,
-        config=yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
+        config=_config(folder / "config.yaml"),
         settings=state["settings"],
         evaluations=list(_lines(folder / "history.jsonl", state["evaluated"])),
         edges=[tuple(edges) for edges in archives[0]["edges"]] if archives else [],
-        results=load_json(folder / "results.json") if (folder / "results.json").exists() else {},
-        similarity=load_json(folder / "similarity.json") if (folder / "similarity.json").exists() else {},
+        results=_load(results, "evaluations", "rows") if results.exists() else {},
+        similarity=_load(similarity, "models", "pairs") if similarity.exists() else {},
         pictures=sorted((folder / "pictures").glob("*.png")),
     )
+
+
+def troubles(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Count what broke in evaluations, by problem.
+
+    Args:
+        lines: of a history.
+
+    Returns:
+        "faults" (the problem scored 0) and "retries" (it went well on a fresh environment): by problem, how many
+        ``times``, and the ``last`` reason.
+    """
+    found: dict[str, dict[str, Any]] = {"faults": {}, "retries": {}}
+    for line in lines:
+        for kind, problems in found.items():
+            for problem, reason in line.get(kind, {}).items():
+                problems[problem] = {"times": problems.get(problem, {"times": 0})["times"] + 1, "last": reason}
+    return found
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; it says what ran, and stands beside the history")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is damaged: expected settings by name, got {config!r}")
+    return config
+
+
+def _load(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a JSON object that has these keys."""
+    try:
+        content = _parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if missing := [key for key in keys if key not in content]:
+        raise ValueError(f"{path} is damaged: it has no {', '.join(missing)}")
+    return content
+
+
+def _parse(text: str) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number")
+
+    content = json.loads(text, parse_constant=refuse)
+    if not isinstance(content, dict):
+        raise ValueError(f"expected an object, got {text[:40]!r}")
+    return content
 
 
 def _lines(path: Path, count: int) -> Iterator[dict[str, Any]]:
@@ -171,8 +233,8 @@ def _lines(path: Path, count: int) -> Iterator[dict[str, Any]]:
         raise ValueError(f"{path} is damaged: expected {count} lines, as {STATE.name} says, got {len(lines)}")
     for number, line in enumerate(lines[:count]):
         try:
-            yield {"generation": number, **json.loads(line)}
-        except json.JSONDecodeError as error:
+            yield {"generation": number, **_parse(line)}
+        except ValueError as error:
             raise ValueError(f"{path} is damaged in line {number + 1}: {error}") from error
 
 

@@ -41,7 +41,8 @@ def check_similarity(space: ExpertSpace) -> dict[str, Any]:
     spectra: dict[str, dict[str, Tensor]] = {task: {} for task in space.tasks}
     for task, bases in zip(space.tasks, space.bases, strict=False):  # there may be none
         spectra[task] = {name: bases[name].sigma for name in bases.names}
-    return interpret(compare(space, spectra=spectra, device=space.device))
+    device = "cpu" if space.device.type == "mps" else space.device  # MPS has no float64
+    return interpret(compare(space, spectra=spectra, device=device))
 
 
 def interpret(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,6 +52,24 @@ def interpret(values: Mapping[str, Any]) -> dict[str, Any]:
     ]
     warnings += [text for pair in combinations(values["models"], 2) if (text := _warning(pair, values))]
     return {**values, "reading": _reading(values), "warnings": warnings}
+
+
+def pair_matrices(models: Sequence[str], pairs: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
+    """Arrange pairs' values as symmetric matrices, for tables and charts.
+
+    Args:
+        models: the experts' names.
+        pairs: ``similarity`` and ``cosine`` by pair "A+B", as in similarity.json; either may be missing.
+
+    Returns:
+        ``models``; ``similarity`` and ``cosine``, lists of rows with None on the diagonal and where a value is
+        undefined, None themselves where they have no value at all.
+    """
+    found: dict[str, Any] = {"models": list(models)}
+    for kind in ("similarity", "cosine"):
+        rows = [[pairs.get(f"{a}+{b}", pairs.get(f"{b}+{a}", {})).get(kind) for b in models] for a in models]
+        found[kind] = rows if any(value is not None for row in rows for value in row) else None
+    return found
 
 
 def _warning(pair: tuple[str, str], values: Mapping[str, Any]) -> str:
@@ -98,8 +117,8 @@ def _reading(values: Mapping[str, Any]) -> list[str]:
         if min(similarities) < 0.9:
             text += " Below 0.9 the updates are of different make (rule of thumb): full tuning beside LoRA, say."
         said.append(
-            f"{text} In the paper more similar pairs merged better; in this project's demos values of 0.976 to "
-            "0.986 did not predict the merged scores (correlation near 0). Only scoring the merged models tells."
+            f"{text} In the paper more similar pairs merged better; six pairs in this project's demos were too few "
+            "to tell (95 % intervals of the correlation about −0.7 to 0.9). Only scoring the merged models tells."
         )
     return said
 
@@ -126,20 +145,20 @@ def similarity_tables(values: Mapping[str, Any]) -> str:
 
 
 def distinguish(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of paths that tell each from the others.
+    """Return the shortest ends of paths that tell each from the others, "&" for "+", which joins pairs' names.
 
     Raises:
-        ValueError: if two paths are the same place.
+        ValueError: if two paths are the same place, or differ in nothing else.
     """
     places = [path.resolve() for path in paths]
     for number, place in enumerate(places):
         if place in places[:number]:
             raise ValueError(f"{paths[number]} is named twice; expected different models")
     for depth in range(1, max(len(place.parts) for place in places) + 1):
-        names = ["/".join(place.parts[-depth:]) for place in places]
+        names = ["/".join(place.parts[-depth:]).replace("+", "&") for place in places]
         if len(set(names)) == len(names):
             return names
-    raise AssertionError("different paths differ somewhere")
+    raise ValueError(f"expected names that differ in more than '+' and '&', got {', '.join(map(str, paths))}")
 
 
 def _title(pair: str) -> str:

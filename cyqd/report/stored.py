@@ -7,6 +7,7 @@ record is a protobuf message of wandb's.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,15 @@ FULL, LAST = 1, 4  # kinds of the chunk that ends a record
 
 def run_logs(folder: Path, id: str) -> list[Path]:
     """Return the transaction logs of a run, one for each time it was started or resumed, oldest first."""
-    return sorted((folder / "wandb").glob(f"*run-*-{id}/run-{id}.wandb"))
+    found = (folder / "wandb").glob(f"*run-*-{id}/run-{id}.wandb")
+    return sorted(found, key=lambda path: path.parent.name.removeprefix("offline-"))  # by the time of the start
 
 
 def read_records(path: Path) -> Iterator[Any]:
-    """Yield what a transaction log holds; a record that was not written whole ends it.
-
-    Raises:
-        ValueError: if it is no such log.
-    """
+    """Yield what a transaction log holds; what is damaged, or was not written whole, ends it."""
     content = path.read_bytes()
-    if content and not content.startswith(MAGIC):
-        raise ValueError(f"{path} is no transaction log of W&B")
+    if not content.startswith(MAGIC):
+        return
     position, record = HEADER, b""
     while position + HEADER <= len(content):
         room = BLOCK - position % BLOCK
@@ -42,7 +40,8 @@ def read_records(path: Path) -> Iterator[Any]:
         length = int.from_bytes(content[position + 4 : position + 6], "little")
         kind = content[position + 6]
         chunk = content[position + HEADER : position + HEADER + length]
-        if len(chunk) < length:
+        checksum = int.from_bytes(content[position : position + 4], "little")
+        if len(chunk) < length or checksum != zlib.crc32(chunk, zlib.crc32(bytes([kind]))):
             return
         position += HEADER + length
         record += chunk

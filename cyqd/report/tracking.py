@@ -2,9 +2,9 @@
 
 Under which keys, at step = generation:
 
-- ``archive/maps`` (image), ``archive/TASK/cells`` and ``elites`` (tables): :func:`log_archives`.
-- ``similarity/*``, ``results/*``, ``report`` and the artifacts: :func:`log_results`.
-- ``pairs/*``: :func:`log_pairs`.
+- ``archive/maps`` (image), ``archive/TASK/cells`` and ``elites`` (tables): :func:`archive_content`.
+- ``similarity/*``, ``results/*``, ``report``: :func:`results_content`; the artifacts: :func:`evolution_artifacts`.
+- ``pairs/*``: :func:`pairs_content`.
 
 The numbers of every generation are :func:`cyqd.report.metrics.generation_metrics`.
 """
@@ -16,6 +16,7 @@ import io
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ import wandb
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from pydantic import ValidationError
 from wandb.sdk.lib import wbauth
 
 from cyqd.evolution.storage import load_json
@@ -36,13 +38,19 @@ FLUSH = 1.0
 
 
 def require_key() -> None:
-    """Check that W&B's API key is known, without asking for it.
+    """Check that W&B's API key is known and looks like one, without asking for it.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if it does not.
     """
-    host = wandb.setup(_quiet()).settings.base_url
-    if not wbauth.authenticate_session(host=host, source="cyqd", prompt=False):
+    host = wandb.setup(settings()).settings.base_url
+    try:
+        known = wbauth.authenticate_session(host=host, source="cyqd", prompt=False)
+    except wandb.Error as error:
+        raise ValueError(
+            f"wandb.mode: 'online' needs an API key of {host}: {error}; 'offline' needs none"
+        ) from error
+    if not known:
         raise ValueError(
             f"wandb.mode: 'online' needs an API key of {host}: run `wandb login`, or set WANDB_API_KEY; "
             "'offline' needs none"
@@ -67,6 +75,8 @@ def start_run(
     """
     if mode == "online":
         require_key()
+        # Without a network, W&B waits long.
+        print(f"W&B: connecting to {wandb.setup().settings.base_url}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return wandb.init(
@@ -76,15 +86,27 @@ def start_run(
             resume="allow",
             reinit="create_new",
             config=dict(config),
-            settings=_quiet(),
+            settings=settings(),
             **options,
         )
     except wandb.Error as error:
-        raise ConnectionError(f"W&B cannot start: {error}; 'offline' needs no connection") from error
+        hint = "; 'offline' needs no connection" if mode == "online" else ""
+        raise ConnectionError(f"W&B cannot start: {error}{hint}") from error
 
 
-def _quiet() -> wandb.Settings:
-    return wandb.Settings(silent=True, console="off", x_transaction_log_flush_interval=FLUSH)
+def settings(**options: Any) -> wandb.Settings:
+    """Return W&B's settings, quiet and soon on disk.
+
+    Raises:
+        ValueError: if W&B refuses one of the options.
+    """
+    try:
+        return wandb.Settings(silent=True, console="off", x_transaction_log_flush_interval=FLUSH, **options)
+    except ValidationError as error:
+        said = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
+        raise ValueError(f"wandb: {said}") from error
+    except wandb.Error as error:
+        raise ValueError(f"wandb: {error}") from error
 
 
 def finish_run(run: wandb.Run, folder: Path, *, failed: bool) -> str:
@@ -100,18 +122,16 @@ def finish_run(run: wandb.Run, folder: Path, *, failed: bool) -> str:
     return f"W&B: offline; upload with: {sync}" if run.offline else f"W&B: {run.url}"
 
 
-def log_archives(run: wandb.Run, record: RunRecord, evaluations: int | None = None) -> None:
-    """Log the archives: one picture, a table for each, and a table of all elites with their lineage.
+def archive_content(record: RunRecord, evaluations: int) -> dict[str, Any]:
+    """Return the archives' row: one picture, a table for each, and a table of all elites with their lineage.
 
     Args:
-        run: of W&B.
         record: of the evolution.
-        evaluations: as they were after so many evaluations; by default, as they are.
+        evaluations: as they were after so many evaluations; nothing before all experts are scored.
     """
-    upto = len(record.evaluations) if evaluations is None else evaluations
-    tasks, archives = record.tasks, record.archives(upto)
-    if not archives or upto < len(record.experts):
-        return
+    tasks, archives = record.tasks, record.archives(evaluations)
+    if not archives or evaluations < len(record.experts):
+        return {}
     content: dict[str, Any] = {}
     scores, shares = ([f"{kind} {task}" for task in tasks] for kind in ("score", "share"))
     lineage = ["expert", "parents", "coefficients"]
@@ -129,19 +149,11 @@ def log_archives(run: wandb.Run, record: RunRecord, evaluations: int | None = No
             )
         content[f"archive/{tasks[archive.task]}/cells"] = cells
     experts = [record.elites[number] for number in record.experts.values()]
-    content |= {"elites": elites, "archive/maps": _image(archive_figure(archives, tasks, experts))}
-    run.log(content, step=record.evaluations[upto - 1]["generation"])
+    return {**content, "elites": elites, "archive/maps": _image(archive_figure(archives, tasks, experts))}
 
 
-def log_results(run: wandb.Run, record: RunRecord, *, artifacts: bool = True) -> None:
-    """Log what came out of an evolution, at its last step: its final model and its page lie in its folder.
-
-    Args:
-        run: of W&B.
-        record: of the evolution, with results.
-        artifacts: keep genomes, archives and the final model as artifacts; uploaded where the run is online.
-    """
-    log_archives(run, record)
+def results_content(record: RunRecord) -> dict[str, Any]:
+    """Return the last row of an evolution with results, whose page lies in its folder: its archives among them."""
     tasks, rows = record.tasks, record.results["rows"]
     parts = ("mean", "low", "high")
     columns = [f"{task} {part}" for task in tasks for part in (*parts, "n")]
@@ -149,23 +161,30 @@ def log_results(run: wandb.Run, record: RunRecord, *, artifacts: bool = True) ->
     for row in rows:
         cells = [row["tasks"][task][part] for task in tasks for part in (*parts, "n")]
         results.add_data(row["model"], *cells, *(row["mean"][part] for part in parts))
-    content: dict[str, Any] = {"results/table": results, **_similarity(record)}
+    content = archive_content(record, len(record.evaluations))
+    content |= {"results/table": results, **_similarity(record)}
     if (page := record.folder / "report.html").exists():
         content["report"] = wandb.Html(page)
-    run.log(content, step=record.evaluations[-1]["generation"])
-    final = next(row for row in rows if row["model"] == record.results["final"])
-    run.summary.update({f"results/final/{task}": final["tasks"][task]["mean"] for task in tasks})
-    run.summary["results/final/mean"] = final["mean"]["mean"]
-    if artifacts:
-        _log_artifacts(run, record)
+    return content
 
 
-def log_pairs(run: wandb.Run, folder: Path, *, step: int) -> None:
-    """Log how pairs of experts compare, from ``folder``/pairs.json: a table, and the picture of it."""
-    compared = load_json(folder / "pairs.json")
-    content = {"pairs/table": _pairs(compared["pairs"]), "pairs/scatter": wandb.Image(str(folder / "pairs.png"))}
-    run.log(content, step=step)
-    run.summary.update({f"pairs/r/{model}": found["r"] for model, found in compared["correlation"].items()})
+def final_scores(record: RunRecord) -> dict[str, float]:
+    """Return what the summary says of the final model."""
+    final = next(row for row in record.results["rows"] if row["model"] == record.results["final"])
+    scores = {task: final["tasks"][task]["mean"] for task in record.tasks} | {"mean": final["mean"]["mean"]}
+    return {f"results/final/{name}": score for name, score in scores.items()}
+
+
+def pairs_content(folder: Path) -> dict[str, Any]:
+    """Return how pairs of experts compare, from ``folder``/pairs.json: a table, and the picture of it."""
+    pairs = _pairs(load_json(folder / "pairs.json")["pairs"])
+    return {"pairs/table": pairs, "pairs/scatter": wandb.Image(str(folder / "pairs.png"))}
+
+
+def pairs_correlation(folder: Path) -> dict[str, float | None]:
+    """Return what the summary says of the pairs."""
+    correlation = load_json(folder / "pairs.json")["correlation"]
+    return {f"pairs/r/{model}": found["r"] for model, found in correlation.items()}
 
 
 def _similarity(record: RunRecord) -> dict[str, Any]:
@@ -175,10 +194,12 @@ def _similarity(record: RunRecord) -> dict[str, Any]:
         return {}
     tasks = record.tasks
     matrix = wandb.Table(["expert", *tasks])
-    both = {**similarity, **{"+".join(reversed(pair.split("+"))): value for pair, value in similarity.items()}}
+    both: dict[tuple[str, str], float | None] = {(task, task): 1.0 for task in tasks}
+    for a, b in combinations(tasks, 2):
+        both[a, b] = both[b, a] = similarity.get(f"{a}+{b}")
     for task in tasks:
-        matrix.add_data(task, *(1.0 if task == other else both.get(f"{task}+{other}") for other in tasks))
-    pairs = _pairs(pair_row(pair.split("+"), record.results) for pair in similarity)
+        matrix.add_data(task, *(both[task, other] for other in tasks))
+    pairs = _pairs(pair_row(pair, record.results) for pair in combinations(tasks, 2))
     return {
         **{f"similarity/{pair}": value for pair, value in similarity.items() if value is not None},
         "similarity/matrix": matrix,
@@ -206,10 +227,16 @@ def _image(figure: Figure) -> wandb.Image:
     return wandb.Image(Image.open(picture))
 
 
-def _log_artifacts(run: wandb.Run, record: RunRecord) -> None:
-    """Log the evolution and its model as artifacts, made from base and experts, of which only references are kept.
+def evolution_artifacts(record: RunRecord, id: str) -> list[wandb.Artifact]:
+    """Return a finished evolution and its model as artifacts, and base and experts, only referred to, as inputs.
 
-    Files are taken from where they lie, not copied: W&B uploads them from there.
+    Files are taken from where they lie, not copied: W&B uploads them from there. An evolution that is extended
+    later changes them and makes another version when it ends; of the version before, what was not uploaded by then
+    is lost.
+
+    Args:
+        record: of the evolution, with results.
+        id: of the W&B run.
     """
     sources = {"base": record.config["model"]["init_args"]["base"], **record.config["experts"]}
     names = ["base", *record.tasks]
@@ -217,30 +244,34 @@ def _log_artifacts(run: wandb.Run, record: RunRecord) -> None:
     made_from = {
         name: {"path": str(sources[name]), "weights": kept} for name, kept in zip(names, prints, strict=True)
     }
+    artifacts = []
     for name, source in made_from.items():
         artifact = wandb.Artifact(_name(name if name == "base" else f"expert-{name}"), "model", metadata=source)
         if (path := Path(source["path"])).exists():
             artifact.add_reference(path.resolve().as_uri(), name="weights", checksum=False)
         with artifact.new_file("source.json") as file:  # so that other weights under this path are another version
             json.dump(source, file)
-        # What use_artifact does, which refuses offline although `wandb sync` can tell it to the server later.
-        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+        artifacts.append(artifact)
     state = record.folder / STATE
     kept = [state, record.folder / "history.jsonl", *sorted((state.parent / "genomes").glob("*.safetensors"))]
     about = {"evaluations": len(record.evaluations), "made_from": made_from}
-    _log_files(run, "evolution", f"evolution-{run.id}", record.folder, kept, about)
+    artifacts.append(_files("evolution", f"evolution-{id}", record.folder, kept, about))
     files = sorted(path for path in (record.folder / "model").rglob("*") if path.is_file())
-    final = record.results["final"]
-    _log_files(run, "model", f"model-{run.id}", record.folder / "model", files, {**about, "final": final})
+    about = {**about, "final": record.results["final"]}
+    return [*artifacts, _files("model", f"model-{id}", record.folder / "model", files, about)]
 
 
-def _log_files(
-    run: wandb.Run, kind: str, name: str, root: Path, files: Sequence[Path], metadata: Mapping[str, Any]
-) -> None:
+def log_artifact(run: wandb.Run, artifact: wandb.Artifact) -> None:
+    """Log one of :func:`evolution_artifacts`; an input has a ``path``."""
+    # What use_artifact does, which refuses offline although `wandb sync` can tell it to the server later.
+    run._log_artifact(artifact, is_user_created=True, use_after_commit="path" in artifact.metadata)
+
+
+def _files(kind: str, name: str, root: Path, files: Sequence[Path], metadata: Mapping[str, Any]) -> wandb.Artifact:
     artifact = wandb.Artifact(name, kind, metadata=dict(metadata))
     for path in files:
         artifact.add_file(str(path), str(path.relative_to(root)), skip_cache=True, policy="immutable")
-    run.log_artifact(artifact)
+    return artifact
 
 
 def _name(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from cyqd.report.metrics import generation_metrics
 from cyqd.report.record import RunRecord
 from cyqd.report.stored import run_logs
 from cyqd.report.tables import markdown_table
+from cyqd.report.tracked import KNOWN, chosen_mode, read_tracked
 from cyqd.report.tracking import require_key
 
 try:
@@ -32,6 +32,11 @@ TITLES = {
     "archive/max": "Best quality of each archive",
     "archive/mean": "Mean quality of each archive",
     "child": "Scores of each generation's child",
+    "expert": "Experts on the optimisation split",
+    "expert/seconds": "Seconds per expert",
+    "expert/problems": "Problems per expert",
+    "expert/faults": "Problems that failed for a fault, per expert",
+    "expert/retries": "Problems that needed a fresh environment, per expert",
     "front": "Hypervolume of the elites' scores",
     "time": "Seconds per part of a generation",
     "cost/seconds": "Seconds per generation",
@@ -55,15 +60,15 @@ def write_workspace_report(run: RunRecord) -> str:
 
     Raises:
         FileNotFoundError: if the run was not tracked.
-        ValueError: if W&B cannot be reached, or there is no API key.
+        ValueError: if W&B cannot be reached, there is no API key, or ``wandb.json`` is damaged.
     """
-    known, spec = run.folder / "wandb.json", run.folder / SPEC
+    known, spec = run.folder / KNOWN, run.folder / SPEC
     if not known.exists():
         raise FileNotFoundError(
             f"{known} is missing: W&B was told nothing of this run; continue it with --wandb.mode offline or online"
         )
-    tracked = load_json(known)
-    online = os.environ.get("WANDB_MODE", "online" if tracked.get("url") else "offline") == "online"
+    tracked = read_tracked(run.folder)
+    online = chosen_mode("online" if tracked["url"] else "offline") == "online"
     if online:
         require_key()
     try:
@@ -73,7 +78,8 @@ def write_workspace_report(run: RunRecord) -> str:
         if online:
             report.save()
     except (wandb.Error, OSError) as error:
-        raise ValueError(f"wandb: {error}; WANDB_MODE=offline needs no connection") from error
+        hint = "; WANDB_MODE=offline needs no connection" if online else ""
+        raise ValueError(f"wandb: {error}{hint}") from error
     save_json(spec, _model(report).model_dump(mode="json", by_alias=True, exclude_none=True))
     if online:
         return f"W&B Report: {report.url}"
@@ -131,11 +137,15 @@ def _sections(run: RunRecord) -> dict[str, list[Any]]:
     if run.edges:
         archives = [_media("Archives over generations", ["archive/maps"], height=16, slider=True), _table("elites")]
         archives += [_table(f"archive/{task}/cells", width=WIDTH // 2) for task in run.tasks]
-    experts = charts.get("expert", [])
+    experts = [
+        _bars(TITLES[name], keys, width=WIDTH // 2)
+        for name, keys in charts.items()
+        if name.split("/")[0] == "expert"
+    ]
     return {
         "Progress": _curves(charts, "archive", "child", "front"),
         "Archives": archives,
-        "Experts": [_bars("Experts on the optimisation split", experts, width=WIDTH)] if experts else [],
+        "Experts": experts,
         **(_outcome(run) if run.results else {}),
         "Time and cost": _curves(charts, "time", "cost"),
     }
@@ -161,7 +171,8 @@ def _charts(run: RunRecord) -> dict[str, list[str]]:
     charts: dict[str, list[str]] = {}
     for key in keys:
         group, *_, last = key.split("/")
-        charts.setdefault(f"{group}/{last}" if group in ("archive", "cost") else group, []).append(key)
+        alone = group in ("archive", "cost") or "/cost/" in key  # of a unit of its own
+        charts.setdefault(f"{group}/{last}" if alone else group, []).append(key)
     return charts
 
 

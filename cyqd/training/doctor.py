@@ -118,14 +118,15 @@ def open_expert(model: EvolvableModule, base: Weights, task: str, path: Path) ->
 def changed(base: Weights, expert: Weights, names: Iterable[str]) -> list[str]:
     """Return the parameters in which an expert differs from the base.
 
-    A matrix is read up to its first row that differs, so that only what was frozen is read as a whole.
+    They are compared in float32, as task vectors are. A matrix is read up to its first row that differs, so that
+    only what was frozen is read as a whole.
     """
     return [name for name in names if _differ(base[name], expert[name])]
 
 
 def _differ(base: Tensor, expert: Tensor) -> bool:
     parts = zip(torch.split(base, ROWS), torch.split(expert, ROWS), strict=True) if base.ndim else [(base, expert)]
-    return any(not torch.equal(ours, theirs.to(ours.dtype)) for ours, theirs in parts)
+    return any(not torch.equal(ours.float(), theirs.float()) for ours, theirs in parts)
 
 
 def problem_counts(data: L.LightningDataModule) -> dict[str, dict[str, int]]:
@@ -160,9 +161,9 @@ def batch_counts(data: L.LightningDataModule) -> dict[str, list[int]]:
     return {half: [len(loader) for loader in loaders[half]] for half in HALVES}
 
 
-def largest_even(batches: Sequence[int]) -> int:
-    """Return the largest number of processes that share batches evenly; see :data:`EVEN`."""
-    return max(n for n in range(1, sum(batches) + 1) if busy(batches, n) >= EVEN)
+def fewer(batches: Sequence[int], processes: int) -> int:
+    """Return the largest number of processes, up to a given one, that share batches evenly; see :data:`EVEN`."""
+    return next(n for n in range(min(processes, sum(batches)), 0, -1) if busy(batches, n) >= EVEN)
 
 
 def play_one(data: L.LightningDataModule, task: Any) -> str:

@@ -246,16 +246,31 @@ class Plan:
         return max([writing, *map(decomposing_bytes, matrices)])
 
     @property
+    def _breeding(self) -> int:
+        """Bytes on the device: the last child, the next before and after its mutation (if dense), and scratch."""
+        return (3 * self.genome if self.dense else 0) + self._scratch
+
+    @property
+    def _sums(self) -> int:
+        """Bytes of dense genomes on the device: the last child, a result, and the next with what it was before."""
+        return self.genome * (3 + (self.experts > 2)) if self.dense else 0
+
+    @property
+    def _weighted(self) -> int:
+        """Bytes of dense genomes in this machine's memory: one of each archive, weighted, to be summed."""
+        return self.genome * self.experts if self.dense else 0
+
+    @property
     def device_bytes(self) -> int:
         """Bytes of device memory that a process takes, without what evaluation itself takes."""
         stored = sum(self.space.base[name].nbytes for name in self.space.names)
         held = (1 + self.experts) * stored + self.cache_bytes if self.resident else 0
-        return self.weights + held + self._scratch
+        return self.weights + held + max(self._breeding, self._sums)
 
     @property
     def host_bytes(self) -> int:
         """Bytes of this machine's memory that all its processes take, memory-mapped files left out."""
-        work = (self._scratch if self.on_cpu else 0) + (4 * self.genome if self.dense else 0)
+        work = max(self._breeding, self._weighted + self._sums) if self.on_cpu else self._weighted
         return self.local * (self.program + self.weights + work)
 
     def _run_sizes(self) -> list[Estimate]:
@@ -265,7 +280,7 @@ class Plan:
         each = f"at most {number} of {bytes_text(self.genome)}: the most elites there can be, all their numbers set"
         return [
             Estimate("disk: genomes", runs * kept * self.genome, "bytes", each),
-            Estimate("disk: final model", runs * 2 * self.weights, "bytes", "in up to two formats, as it is live"),
+            Estimate("disk: final model", runs * 2 * self.weights, "bytes", "at most: two formats, as it is live"),
             Estimate("disk: history, report", log, "bytes", "2 kB an evaluation, 15 MB for a page"),
         ]
 
@@ -275,9 +290,11 @@ class Plan:
         bases = f"of {len(self.space.experts)} experts, {rank}; none kept from an earlier run"
         work = f"{bytes_text(self._scratch)} for the largest matrix"
         held = ", base and experts with their bases" if self.resident else ""
-        device = f"live weights{held}, {work}; not what an evaluation takes: activations, caches"
+        genomes = ", dense genomes" if self.dense else ""
+        device = f"live weights{held}{genomes}, {work}; not what an evaluation takes: activations, caches"
         program = f"{bytes_text(self.program)} for the program"
-        host = f"{self.local} × live weights, {program}{', ' + work if self.on_cpu else ''}; no memory-mapped files"
+        work = f", {work}" if self.on_cpu else ""
+        host = f"{self.local} × live weights{genomes}, {program}{work}; no memory-mapped files"
         sizes = [*self._run_sizes(), Estimate("disk: singular bases", self.cache_bytes, "bytes", bases)]
         if not self.on_cpu:
             sizes.append(Estimate("memory: device, each", self.device_bytes, "bytes", device))

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 import lightning as L
-import torch.distributed as dist
 from tqdm import tqdm
 
 from cyqd.evolution import Candidate, ExpertSpace, GenomeStore, Strategy, materialise
@@ -21,8 +20,7 @@ from cyqd.evolution.storage import atomic_path, load_json, save_json
 from cyqd.report.metrics import generation_metrics
 from cyqd.training.bases import prepare_bases
 from cyqd.training.host import EvolutionHost
-
-Value = TypeVar("Value")
+from cyqd.training.sharding import gather
 
 
 class Evolution(L.Callback):
@@ -192,12 +190,3 @@ class Evolution(L.Callback):
         self._previous_handler = signal.getsignal(signal.SIGINT)
         if self.patient and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
-
-
-def gather(notes: dict[str, Value]) -> dict[str, Value]:
-    """Merge what all processes noted about their problems."""
-    gathered: list[dict[str, Value]] = [notes]
-    if dist.is_initialized():
-        gathered = [{}] * dist.get_world_size()
-        dist.all_gather_object(gathered, notes)
-    return dict(sorted(item for part in gathered for item in part.items()))

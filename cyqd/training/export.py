@@ -12,7 +12,7 @@ from typing import Any
 from cyqd.evolution import Archive, Genome, Strategy, materialise
 from cyqd.evolution.aggregation import best_quality_elite, largest_gamma_elite, softmax_weights
 from cyqd.evolution.storage import atomic_path
-from cyqd.report.card import hub_name, licence_files, model_card
+from cyqd.report.card import licence_files, model_card, public_name
 from cyqd.report.recipe import merge_recipe, recipe_text
 from cyqd.report.record import RunRecord
 from cyqd.report.tables import results_row
@@ -29,12 +29,14 @@ class Individual:
         label: what it is called.
         genome: the model.
         parts: weight and evaluation of the individuals that it is the sum of; one of weight 1 is the model itself.
+        budget: how many evaluations its search has in all.
         rule: the rule that summed them, if any.
     """
 
     label: str
     genome: Genome
     parts: list[tuple[float, int]]
+    budget: int
     rule: str | None = None
 
 
@@ -79,9 +81,8 @@ def find_cell(run: RunRecord, wanted: str) -> int:
     numbers = bins.split(",")
     if len(numbers) != len(others) or not all(number.strip().isdecimal() for number in numbers):
         example = ",".join(["3", "7", *"0" * len(others)][: len(others)])
-        raise ValueError(
-            f"cell: expected one bin for each of {', '.join(others)}, as in {task}:{example}, got {wanted!r}"
-        )
+        bins = "the bin of" if len(others) == 1 else "one bin for each of"
+        raise ValueError(f"cell: expected {bins} {', '.join(others)}, as in {task}:{example}, got {wanted!r}")
     cell = tuple(map(int, numbers))
     if cell not in archive.cells:
         best = sorted(archive.cells, key=lambda filled: -archive.quality(archive.cells[filled]))
@@ -101,7 +102,7 @@ def _archive(run: RunRecord, task: str, key: str) -> Archive:
     if not archives:
         raise ValueError(
             f"{key}: {run.folder} has no archives: its experts are not scored yet, or {run.settings['strategy']} "
-            "keeps none; --elite takes the number of an evaluation too"
+            "keeps none; --aggregate takes what the run came to"
         )
     return archives[run.tasks.index(task)]
 
@@ -112,22 +113,26 @@ def individual(strategy: Strategy, evaluation: int, label: str) -> Individual:
     Raises:
         FileNotFoundError: if it is no longer held.
     """
-    return Individual(label, strategy.store.load(evaluation), [(1.0, evaluation)])
+    return Individual(label, strategy.store.load(evaluation), [(1.0, evaluation)], strategy.budget)
 
 
-def final_model(strategy: Strategy, rule: str) -> Individual:
-    """Return a result of a strategy that is set up and has loaded its state.
+def final_model(strategy: Strategy, rule: str, results: Mapping[str, Genome]) -> Individual:
+    """Return one of a strategy's results.
+
+    Args:
+        strategy: set up, and with its state.
+        rule: which.
+        results: all of them, ``strategy.result()``.
 
     Raises:
         ValueError: if there is none yet.
     """
-    results = strategy.result()
     if rule not in results:
         raise ValueError(f"aggregate: there is no {rule!r} model yet: the experts are not scored")
     elites = strategy.chosen().get(rule, ())
     weights = softmax_weights([elite.scores[task] for task, elite in enumerate(elites)]) if elites else []
     parts = [(weight, elite.id) for weight, elite in zip(weights, elites, strict=True)]
-    return Individual(rule, results[rule], parts, rule)
+    return Individual(rule, results[rule], parts, strategy.budget, rule)
 
 
 def write_model(
@@ -141,13 +146,15 @@ def write_model(
         run: the run that it is of.
         out: the folder.
         made: the commands that make it.
-        base: the base's name on the hub; known by itself where the hub's client downloaded it.
+        base: the base's name on the hub; known by itself where the hub's client downloaded it. Of a model that has
+            none, only the last part of its path is written: a folder may be pushed.
     """
-    base = base or hub_name(model.base) or str(model.base)
+    base = base or public_name(model.base)
     alpha = chosen.genome.tensors().get("alpha")
     shares = [] if alpha is None else alpha.tolist()
-    recipe = merge_recipe(run, chosen.label, chosen.parts, shares, base=base, rule=chosen.rule)
-    experts = [hub_name(expert["model"]) or expert["model"] for expert in recipe["experts"].values()]
+    origin: dict[str, Any] = {"base": base, "budget": chosen.budget, "rule": chosen.rule}
+    recipe = merge_recipe(run, chosen.label, chosen.parts, shares, **origin)
+    experts = [expert["model"] for expert in recipe["experts"].values()]
     scores = _scores(run, chosen)
     about: dict[str, Any] = {"experts": experts, "licensed": model.base, "hub": model.hub(), "made": made}
     card = model_card(base, recipe_text(recipe), **about, **scores)

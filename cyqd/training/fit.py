@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 import cyqd
 from cyqd.evolution.storage import save_json
-from cyqd.report.card import model_card
+from cyqd.report.card import model_card, public_name
 from cyqd.training.module import EvolvableModule
 from cyqd.training.monitors import monitors
 from cyqd.training.run import SetupError, clear_errors, is_first_process
@@ -97,6 +97,8 @@ class ExpertWriter(L.Callback):
             checkpoint = trainer.strategy.load_checkpoint(best, weights_only=True)
             trainer.strategy.load_model_state_dict(checkpoint, strict=True)
         base = str(pl_module.base)
-        card = model_card(base, f"An expert fine-tuned from {base}.", relation="finetune", hub=pl_module.hub())
+        card = model_card(
+            base, f"An expert fine-tuned from {public_name(base)}.", relation="finetune", hub=pl_module.hub()
+        )
         pl_module.save_model(self.out, card)
         self.written = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -9,7 +10,9 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
+import cyqd
 from cyqd.training.module import EvolvableModule
+from cyqd.training.sharding import gather
 
 
 class EvolutionHost(L.LightningModule):
@@ -77,9 +80,23 @@ class EvaluationData(L.LightningDataModule):
         self.data.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Set up the domain's data for evaluation alone."""
+        """Set up the domain's data for evaluation alone.
+
+        Raises:
+            RuntimeError: if not all processes have the same problems: each would score a share of its own, and the
+                sum would be wrong.
+        """
         self.data.trainer = self.trainer
         self.data.setup("validate" if self.split == "optimisation" else "test")
+        if self.trainer.world_size > 1:  # type: ignore[union-attr]
+            problems = self.data.splits() if hasattr(self.data, "splits") else {}
+            text = json.dumps([cyqd.__version__, [task.name for task in self.tasks], problems])
+            all_texts = gather({self.trainer.global_rank: text})  # type: ignore[union-attr]
+            if other := [rank for rank, theirs in all_texts.items() if theirs != all_texts[0]]:
+                raise RuntimeError(
+                    f"process {other[0]} has other problems, or another version of cyqd, than process 0; give "
+                    "every machine the same data and packages"
+                )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the one empty step of a generation."""

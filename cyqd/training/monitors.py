@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cyqd.training.evolution import gather
 from cyqd.training.module import EvolvableModule, Picture, Transcript
+from cyqd.training.sharding import gather
 
 COLUMNS = ["problem", "prompt", "reply", "score"]
 
@@ -30,7 +30,7 @@ def _step(trainer: L.Trainer) -> int:
 
 
 class SpeedMonitor(L.Callback):
-    """Logs what all processes train on per second, as train/KIND_per_second, whenever the loss is logged.
+    """Logs speed as train/KIND_per_second, whenever the loss is logged: the first process's, times their number.
 
     The time that training waits for data is counted, validation is not. (Lightning's ThroughputMonitor would count
     and log validation as well, under a step that runs backwards, and waits for the device at every batch.)

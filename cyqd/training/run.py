@@ -6,7 +6,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 import cyqd
 from cyqd.evolution import ExpertSpace, Genome, Roster, Strategy
-from cyqd.evolution.storage import atomic_path, save_json
+from cyqd.evolution.storage import atomic_path, load_json, save_json
 from cyqd.report.page import write_page
-from cyqd.report.record import read_run
+from cyqd.report.record import read_run, troubles
 from cyqd.report.similarity import check_similarity
 from cyqd.report.tables import markdown_table, results_row
 from cyqd.training.evolution import Evolution
@@ -189,7 +189,7 @@ def evolve(
             for path in pictures:
                 logger.log_image(key=f"pictures/{path.stem}", images=[str(path)])
         made = "python -m cyqd evolve --config config.yaml"
-        write_model(model, final_model(strategy, final_rule), read_run(run), run / "model", made=made)
+        write_model(model, final_model(strategy, final_rule, results), read_run(run), run / "model", made=made)
         write_page(run)
     return rows, search.interrupted
 
@@ -228,7 +228,8 @@ class ExpertCheck(L.Callback):
 
     Args:
         space: the experts; their singular values are compared if the strategy has prepared them.
-        path: what :func:`cyqd.report.similarity.check_similarity` found; if it exists, the check has been made.
+        path: keeps what :func:`cyqd.report.similarity.check_similarity` found; if it is of these very weights, the
+            check has been made.
     """
 
     def __init__(self, space: ExpertSpace, path: Path) -> None:
@@ -237,11 +238,14 @@ class ExpertCheck(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check, on the first process."""
-        if trainer.is_global_zero and not self.path.exists():
-            found = check_similarity(self.space)
-            save_json(self.path, found)
-            for warning in found.get("warnings", ()):
-                tqdm.write(f"warning: {warning}")
+        if not trainer.is_global_zero:
+            return
+        if self.path.exists() and load_json(self.path).get("weights") == self.space.identity:
+            return
+        found = check_similarity(self.space)
+        save_json(self.path, {"weights": self.space.identity, **found})
+        for warning in found.get("warnings", ()):
+            tqdm.write(f"warning: {warning}")
 
 
 def similarities(space: ExpertSpace) -> dict[str, float | None]:
@@ -256,24 +260,6 @@ def similarities(space: ExpertSpace) -> dict[str, float | None]:
 def read_history(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a history."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def troubles(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Count what broke in evaluations, by problem.
-
-    Args:
-        records: lines of a history.
-
-    Returns:
-        "faults" (the problem scored 0) and "retries" (it went well on a fresh environment): by problem, how many
-        ``times``, and the ``last`` reason.
-    """
-    found: dict[str, dict[str, Any]] = {"faults": {}, "retries": {}}
-    for record in records:
-        for kind, problems in found.items():
-            for problem, reason in record.get(kind, {}).items():
-                problems[problem] = {"times": problems.get(problem, {"times": 0})["times"] + 1, "last": reason}
-    return found
 
 
 def unsolved(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch.distributed as dist
 from torch.utils.data import Sampler
+
+Key = TypeVar("Key", str, int)
+Value = TypeVar("Value")
 
 
 class ShardedBatchSampler(Sampler[list[int]]):
@@ -43,3 +47,12 @@ class ShardedBatchSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         return len(self._mine())
+
+
+def gather(notes: dict[Key, Value]) -> dict[Key, Value]:
+    """Merge what the processes noted, each under keys of its own; to be called on every process."""
+    gathered: list[dict[Key, Value]] = [notes]
+    if dist.is_initialized():
+        gathered = [{}] * dist.get_world_size()
+        dist.all_gather_object(gathered, notes)
+    return dict(sorted(item for part in gathered for item in part.items()))

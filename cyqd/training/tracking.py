@@ -11,18 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
-from cyqd.evolution.storage import load_json, save_json
+from cyqd.evolution.storage import save_json
 from cyqd.report.metrics import generation_metrics
-from cyqd.report.record import STATE, read_run
+from cyqd.report.record import STATE, RunRecord, read_run
+from cyqd.report.tracked import KNOWN, Mode, chosen_mode, read_tracked
 from cyqd.training.run import SetupError, is_first_process
-
-Mode = Literal["online", "offline", "disabled"]
 
 
 @dataclass
@@ -31,9 +30,10 @@ class Wandb:
 
     Args:
         mode: "online" needs an account, "offline" writes to RUN/wandb for a later `wandb sync`, "disabled" nothing;
-            by default what WANDB_MODE says, else offline.
-        project: the runs' project.
-        entity: user or team; your own by default.
+            by default what WANDB_MODE says, else offline. A WandbLogger among the Trainer's own takes this one's
+            place.
+        project: the runs' project; by default what WANDB_PROJECT says, else cyqd.
+        entity: user or team; by default what WANDB_ENTITY says, else your own.
         group: shown together; the folder's name for pairs.
         tags: of the run.
         every: generations from one picture and table of the archives to the next.
@@ -41,7 +41,7 @@ class Wandb:
     """
 
     mode: Mode | None = None
-    project: str = "cyqd"
+    project: str | None = None
     entity: str | None = None
     group: str | None = None
     tags: list[str] = field(default_factory=list)
@@ -58,22 +58,23 @@ class Wandb:
         Raises:
             ValueError: if WANDB_MODE says something else.
         """
-        if self.mode is not None:
-            return self.mode
-        said = os.environ.get("WANDB_MODE") or "offline"
-        modes: dict[str, Mode] = {mode: mode for mode in get_args(Mode)}
-        modes["dryrun"] = "offline"  # its older name
-        if said not in modes:
-            raise ValueError(f"WANDB_MODE: expected one of {', '.join(get_args(Mode))}, got {said}")
-        return modes[said]
+        return self.mode or chosen_mode("offline")
+
+    def place(self) -> dict[str, str | None]:
+        """Return project and entity, WANDB_PROJECT and WANDB_ENTITY considered."""
+        return {
+            "project": self.project or os.environ.get("WANDB_PROJECT") or "cyqd",
+            "entity": self.entity or os.environ.get("WANDB_ENTITY") or None,
+        }
 
 
 class RunLogger(WandbLogger):
     """Lightning's WandbLogger, with W&B's own step, and of a kind that no run depends on.
 
-    Rows that W&B had stored before the run was resumed are left out, so that its history has no gaps and no row
-    twice. Once W&B fails, this says so and logs no more; what is missing is logged when the run is resumed. As a
-    context manager it finishes the W&B run, and says where it lies.
+    Of a resumed run, what W&B had stored is left out, but for the last row, which may have been stored in part:
+    W&B merges it with what is logged at its step again. (Its server takes no step twice: there a row that an
+    interruption cut short stays as it is.) Once W&B fails, this says so and logs no more; what is missing is logged
+    when the run is resumed. As a context manager it finishes the W&B run, and says where it lies.
 
     Args:
         run: of W&B; None on all processes but the first.
@@ -87,6 +88,7 @@ class RunLogger(WandbLogger):
         self.first = first
         self.last = first
         self.failed = False
+        self.finished = 0
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -96,32 +98,84 @@ class RunLogger(WandbLogger):
             self.attempt(lambda run: run.log(dict(metrics), step=self.last))
 
     @rank_zero_only
-    def log_outcome(self, *, artifacts: bool) -> None:
-        """Log what a finished or interrupted evolution left in the folder, unless W&B has it already.
+    def log_hyperparams(self, *arguments: Any, **options: Any) -> None:
+        """As WandbLogger's."""
+        log = super().log_hyperparams
+        self.attempt(lambda run: log(*arguments, **options))
+
+    @rank_zero_only
+    def log_table(self, *arguments: Any, **options: Any) -> None:
+        """As WandbLogger's."""
+        log = super().log_table
+        self.attempt(lambda run: log(*arguments, **options))
+
+    @rank_zero_only
+    def log_image(self, *arguments: Any, **options: Any) -> None:
+        """As WandbLogger's."""
+        log = super().log_image
+        self.attempt(lambda run: log(*arguments, **options))
+
+    @rank_zero_only
+    def catch_up(self, *, every: int) -> None:
+        """Log the generations of a continued evolution that W&B never heard of, or lost when it was killed.
 
         Args:
-            artifacts: keep genomes, archives and the final model as artifacts too.
+            every: generations from one picture and table of the archives to the next.
         """
-        from cyqd.report.tracking import log_results
-
+        if not (self.folder / STATE).exists():
+            return
         record = read_run(self.folder)
-        if record.evaluations[-1]["generation"] >= self.first:
-            self.attempt(log_results, record, artifacts=artifacts)
+        for number, line in enumerate(record.evaluations, start=1):
+            if line["generation"] >= self.first:
+                archives = record.archives(number) if number >= len(record.experts) else []
+                self.log_metrics(generation_metrics(line, archives, record.tasks), step=line["generation"])
+                if line["generation"] % every == 0:
+                    self.log_archives(record, number)
+
+    @rank_zero_only
+    def log_archives(self, record: RunRecord, evaluations: int) -> None:
+        """Log the archives as they were after so many evaluations."""
+        from cyqd.report.tracking import archive_content
+
+        if not self.failed and (content := archive_content(record, evaluations)):
+            self.log_metrics(content, step=record.evaluations[evaluations - 1]["generation"])
+
+    @rank_zero_only
+    def log_outcome(self, *, artifacts: bool) -> None:
+        """Log what a finished or interrupted evolution left in the folder, in its last row.
+
+        Args:
+            artifacts: keep genomes, archives and the final model of a finished one as artifacts too.
+        """
+        from cyqd.report.tracking import evolution_artifacts, final_scores, log_artifact, results_content
+
+        if self.failed:
+            return
+        record = read_run(self.folder)
+        results = record.results
+        step = max(record.evaluations[-1]["generation"], self.first)
+        self.log_metrics(results_content(record), step=step)
+        self.attempt(lambda run: run.summary.update(final_scores(record)))
+        if artifacts and results["evaluations"] >= results["budget"]:
+            for artifact in evolution_artifacts(record, read_tracked(self.folder)["id"]):
+                self.attempt(log_artifact, artifact)
+        self.finished = results["evaluations"]
 
     @rank_zero_only
     def log_pairs(self) -> None:
         """Log how the pairs of experts compare, from the folder's pairs.json."""
-        from cyqd.report.tracking import log_pairs
+        from cyqd.report.tracking import pairs_content, pairs_correlation
 
-        self.attempt(log_pairs, self.folder, step=self.last)
+        self.log_metrics(pairs_content(self.folder))
+        self.attempt(lambda run: run.summary.update(pairs_correlation(self.folder)))
 
     @rank_zero_only
-    def attempt(self, act: Callable[..., object], *arguments: Any, **options: Any) -> None:
+    def attempt(self, act: Callable[..., object], *arguments: Any) -> None:
         """Do something with the W&B run; its failures end the logging, not what is logged."""
         if self.failed or self._experiment is None:
             return
         try:
-            act(self._experiment, *arguments, **options)
+            act(self._experiment, *arguments)
         except Exception as error:  # of W&B's client or its service, which name none; no run may end by them
             self.failed = True
             print(f"W&B failed, the run goes on without it ({type(error).__name__}: {error})", flush=True)
@@ -135,17 +189,24 @@ class RunLogger(WandbLogger):
         from cyqd.report.tracking import finish_run
 
         self.attempt(lambda run: print(finish_run(run, self.folder, failed=kind is not None), flush=True))
+        if self.finished and not self.failed and is_first_process():
+            save_json(self.folder / KNOWN, {**read_tracked(self.folder), "finished": self.finished})
 
 
 def check_wandb(options: Wandb) -> None:
     """Check, before any work, what can be wrong with the options.
 
     Raises:
-        ValueError: if the runs shall go online and there is no API key, or WANDB_MODE is none.
+        ValueError: if W&B takes no such project or tags, WANDB_MODE is none, or the runs shall go online and the
+            API key is missing or no key.
     """
-    if options.chosen_mode() == "online" and is_first_process():
-        from cyqd.report.tracking import require_key
+    mode = options.chosen_mode()
+    if mode == "disabled" or not is_first_process():
+        return
+    from cyqd.report.tracking import require_key, settings
 
+    settings(**options.place(), run_tags=options.tags, run_group=options.group)
+    if mode == "online":
         require_key()
 
 
@@ -157,8 +218,11 @@ def wandb_logger(
     job_type: str,
     config: Mapping[str, Any],
     group: str | None = None,
+    resume: bool = False,
+    budget: int | None = None,
+    others: object = None,
 ) -> RunLogger | None:
-    """Return the logger of a run, None where W&B is disabled; the first process starts or resumes the W&B run.
+    """Return the logger of a run; the first process starts or resumes the W&B run.
 
     Args:
         options: as the user gave them.
@@ -167,27 +231,39 @@ def wandb_logger(
         job_type: what kind of run it is.
         config: what ran.
         group: of the run, unless the options say one.
+        resume: the run is continued, and so is its W&B run, if any; else it gets a new one.
+        budget: models that the run evaluates in all, if that is known.
+        others: the Trainer's own logger or loggers.
+
+    Returns:
+        None where W&B is disabled, has a logger already, or has all of the run.
 
     Raises:
         SetupError: if it shall go online, and there is no API key, or W&B cannot be reached.
     """
     mode = options.chosen_mode()
-    if mode == "disabled":
+    beside = others if isinstance(others, list) else [others]
+    if mode == "disabled" or any(isinstance(other, WandbLogger) for other in beside):
         return None
     if not is_first_process():
         return RunLogger(None, folder)
     from cyqd.report.stored import last_step
     from cyqd.report.tracking import start_run
 
-    known = folder / "wandb.json"
-    id = load_json(known)["id"] if known.exists() else secrets.token_hex(4)
-    where = {"project": options.project, "entity": options.entity}
-    save_json(known, {"id": id, **where, "url": None})  # first, so that a kill cannot leave a run of no id
-    stored = last_step(folder, id)
+    known = folder / KNOWN
+    where = options.place()
+    tracked: dict[str, Any] = {"id": secrets.token_hex(4), **where, "url": None}
     try:
+        if resume and known.exists():
+            before = read_tracked(folder)
+            if before.pop("finished", 0) == budget and (mode == "offline" or before["url"]):
+                return None
+            tracked = before if before["url"] else {**tracked, "id": before["id"]}
+        save_json(known, tracked)  # first, so that a kill cannot leave a run of no id
+        stored = last_step(folder, tracked["id"])
         run = start_run(
             folder,
-            id=id,
+            id=tracked["id"],
             mode=mode,
             config=config,
             name=name,
@@ -199,13 +275,13 @@ def wandb_logger(
     except (ValueError, OSError) as error:
         raise SetupError(str(error)) from error
     if mode == "offline":
-        return RunLogger(run, folder, first=stored + 1)
-    save_json(known, {"id": id, "project": run.project, "entity": run.entity, "url": run.url})
+        return RunLogger(run, folder, first=max(stored, 0))
+    save_json(known, {"id": tracked["id"], "project": run.project, "entity": run.entity, "url": run.url})
     return RunLogger(run, folder, first=run.starting_step)  # which the server knows, whatever is stored here
 
 
 class WandbEvolution(L.Callback):
-    """Logs an evolution's archives every so many generations, and at its start what W&B missed of it before.
+    """Logs an evolution's archives every so many generations.
 
     Args:
         folder: the run's.
@@ -216,26 +292,11 @@ class WandbEvolution(L.Callback):
         self.folder = folder
         self.every = every
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the generations that W&B never heard of, or lost when it was killed."""
-        if (logger := _logger(trainer)) is None or not (self.folder / STATE).exists():
-            return
-        from cyqd.report.tracking import log_archives
-
-        record = read_run(self.folder)
-        for number, line in enumerate(record.evaluations, start=1):
-            if line["generation"] >= logger.first:
-                archives = record.archives(number) if number >= len(record.experts) else []
-                logger.log_metrics(generation_metrics(line, archives, record.tasks), step=line["generation"])
-                if line["generation"] % self.every == 0:
-                    logger.attempt(log_archives, record, number)
-
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the archives, if it is time to."""
         if (logger := _logger(trainer)) is not None and logger.last % self.every == 0:
-            from cyqd.report.tracking import log_archives
-
-            logger.attempt(log_archives, read_run(self.folder))
+            record = read_run(self.folder)
+            logger.log_archives(record, len(record.evaluations))
 
 
 def join_loggers(arguments: Mapping[str, Any], logger: RunLogger | None, every: int) -> dict[str, Any]:

@@ -155,6 +155,18 @@ def test_one_expert_is_not_enough(space: ExpertSpace) -> None:
         compare(ExpertSpace(space.base, space.experts[:1], ["x"]))
 
 
+def test_a_plus_in_a_name_is_refused(space: ExpertSpace) -> None:
+    with pytest.raises(ValueError, match=r"^b\+c: expected a name without '\+'"):
+        compare(ExpertSpace(space.base, space.experts, ["a", "b+c", "d"]))
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (2, 3, 0)])
+def test_empty_tensors_are_skipped(space: ExpertSpace, shape: tuple[int, ...]) -> None:
+    models = [{**weights, "empty": torch.zeros(shape)} for weights in (space.base, *space.experts)]
+    assert compare(ExpertSpace(models[0], models[1:], space.tasks)) == compare(space)
+    assert "empty" not in ExpertSpace(models[0], models[1:], space.tasks).matrices()
+
+
 def test_progress_covers_every_parameter_of_every_expert(space: ExpertSpace) -> None:
     seen: list[int] = []
     compare(space, progress=seen.append)
@@ -197,7 +209,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     for name in ("base", "x", "y"):
         layer = torch.randn(1 << 19, 4, generator=generator).half()
-        save_file({f"layers.{n}.weight": layer + n for n in range(24)}, tmp_path / f"{name}.safetensors")
+        save_file({f"layers.{n}.weight": layer + n for n in range(12)}, tmp_path / f"{name}.safetensors")
     stored = sum(path.stat().st_size for path in tmp_path.iterdir())
     done = subprocess.run(
         [sys.executable, "-c", ALLOWANCE, str(tmp_path)],
@@ -205,6 +217,6 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     before, one, all_of_them = map(int, done.stdout.split())
-    assert stored > 280e6
+    assert stored > 140e6
     assert one > before
     assert all_of_them - before < 1.2 * (one - before) + 0.05 * stored

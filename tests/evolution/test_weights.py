@@ -72,6 +72,13 @@ def test_what_is_missing_is_named(sharded: Path, tmp_path: Path) -> None:
         StoredWeights(sharded)
 
 
+@pytest.mark.parametrize("text", ["{}", "[]", "", '{"weight_map": ["a"]}', '{"weight_map": {"a": 1}}'])
+def test_a_damaged_index_is_named(sharded: Path, text: str) -> None:
+    (sharded / INDEX).write_text(text)
+    with pytest.raises(ValueError, match=r"index\.json is damaged: expected a JSON object with weight_map"):
+        StoredWeights(sharded)
+
+
 def test_what_is_damaged_is_named(single: Path, pth: Path, tmp_path: Path) -> None:
     (single / SINGLE).write_bytes((single / SINGLE).read_bytes()[:20])
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged or incomplete"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from cyqd.report.card import hub_name, licence, licence_files, model_card
+from cyqd.report.card import hub_name, licence, licence_files, model_card, public_name
 from cyqd.report.tables import results_row
 
 LINE = {"scores": {"a": 0.5, "b": 0.25}, "intervals": {"a": [0.4, 0.6], "b": [0.1, 0.4]}, "n": {"a": 10, "b": 20}}
@@ -47,6 +47,7 @@ def test_a_fine_tuned_model_is_no_merge() -> None:
 )
 def test_only_what_the_hub_has_is_named_to_it(model: str | Path, expected: str | None) -> None:
     assert hub_name(model) == expected
+    assert public_name(model) == expected or "/" not in public_name(model)
 
 
 def test_a_folder_is_no_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +65,10 @@ def test_the_bases_licence_is_repeated(tmp_path: Path) -> None:
     named = {"license": "other", "license_name": "some-community-license-v3", "license_link": "LICENSE.txt"}
     assert licence(tmp_path) == named
     assert [file.name for file in licence_files(tmp_path)] == ["LICENSE.txt", "NOTICE"]
+    (tmp_path / "sam.pth").touch()
+    assert licence(tmp_path / "sam.pth") == named
+    assert licence_files(tmp_path / "sam.pth") == licence_files(tmp_path)
+    assert licence_files(tmp_path / "none.pth") == []
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: en\n---\n# A base\n")
     assert ModelCard(model_card(str(tmp_path), "Merged.")).data.to_dict() == {
         "license": "apache-2.0",

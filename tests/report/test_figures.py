@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -20,17 +22,18 @@ from cyqd.report.figures import (
     archive_figure,
     cost_figure,
     curve_figure,
-    draw_figures,
+    kept_figure,
     lineage_figure,
     parts_figure,
-    phases,
     projection,
     quality_limits,
     results_figure,
     save,
     similarity_figure,
 )
-from cyqd.report.figures.style import EMPTY, colour
+from cyqd.report.figures.run import run_figures
+from cyqd.report.figures.style import EMPTY, QUALITY, colour, wrap
+from cyqd.report.page_data import similarity_data
 from cyqd.report.record import RunRecord, read_run
 from tests.report.runs import make_run
 
@@ -68,10 +71,8 @@ def test_what_is_drawn_is_the_archive(run: RunRecord) -> None:
     if len(run.tasks) == 2:
         check_bars(run, figure)
         return
-    pairs = [
-        (a, x, y) for a in archives for x, y in combinations([k for k in range(len(run.tasks)) if k != a.task], 2)
-    ]
-    drawn = [axes for axes in figure.axes if axes.collections and axes.get_title()]
+    pairs = [(a, x, y) for a in archives for x, y in pairs_of(a)]
+    drawn = [axes for axes in figure.axes if axes.collections and axes.get_label() != "<colorbar>"]
     assert len(drawn) == len(pairs)
     for axes, (archive, x, y), found in zip(drawn, pairs, outlines(figure), strict=False):
         (mesh,) = axes.collections
@@ -89,22 +90,33 @@ def test_what_is_drawn_is_the_archive(run: RunRecord) -> None:
             assert values[place] == expected.get(place) or (np.isnan(values[place]) and place not in expected)
         assert mesh.get_clim() == quality_limits(archives)
         assert to_hex(axes.get_facecolor()) == EMPTY
-        assert axes.get_title() == f"quality: {run.tasks[archive.task]}"
         assert (axes.get_xlabel().removeprefix("score on "), axes.get_ylabel().removeprefix("score on ")) == (
             run.tasks[x],
             run.tasks[y],
         )
         assert {name for name, _ in found} == set(run.tasks)
+        said = [text.get_text() for text in (axes.title, *axes.texts)]
+        assert (f"quality: {run.tasks[archive.task]}" in said) == (
+            len(run.tasks) == 3 or (x, y) == pairs_of(archive)[0]
+        )
         for name, (left, low, width, height) in found:
             scores = run.elites[run.experts[name]].scores
             for score, start, size in ((scores[x], left, width), (scores[y], low, height)):
                 assert start - 1e-9 <= score < start + size
 
 
+def pairs_of(archive: Archive) -> list[tuple[int, int]]:
+    """Return the pairs of an archive's behaviour axes."""
+    return list(combinations([task for task in range(len(archive.edges)) if task != archive.task], 2))
+
+
 def check_bars(run: RunRecord, figure: Figure) -> None:
     for archive, axes, found in zip(run.archives(), figure.axes, outlines(figure), strict=True):
         edges = np.array(archive.edges[1 - archive.task])
         bars = {round(bar.get_x(), 9): bar.get_height() for bar in axes.containers[0]}
+        low, high = quality_limits(run.archives())
+        for bar in axes.containers[0]:
+            assert bar.get_facecolor() == pytest.approx(colormaps[QUALITY]((bar.get_height() - low) / (high - low)))
         assert bars == {round(edges[cell], 9): archive.quality(elite) for (cell,), elite in archive.cells.items()}
         empty = [p for p in axes.patches if to_hex(p.get_facecolor()) == EMPTY]
         assert {round(p.get_x(), 9) for p in empty} == {
@@ -184,8 +196,15 @@ def test_a_lineage_goes_back_to_the_experts(run: RunRecord) -> None:
     assert len(links) == parents
     ends = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert ends[f"model {newest}"] == [[run.evaluations[newest]["generation"], run.elites[newest].mean]]
-    for k, task in enumerate(run.tasks):
-        assert f"expert {task}, α = {run.shares[newest][k]:.2f}" in ends
+    assert {label for label in ends if label.startswith("expert")} == {
+        f"expert {task}, α = {run.shares[newest][k]:.2f}"
+        for k, task in enumerate(run.tasks)
+        if run.experts[task] in run.ancestors(newest)
+    }
+    for k in range(len(run.tasks)):  # the expert of which a model holds most gives its colour
+        dots = [line for line in axes.lines if line.get_color() == colour(k) and line.get_marker() == "o"]
+        held = [model for model in run.ancestors(newest) if run.shares[model].index(max(run.shares[model])) == k]
+        assert sum(len(line.get_xdata()) for line in dots) == len(held)
     with pytest.raises(ValueError, match="knows no parents of model 1000"):
         lineage_figure(run, 1000)
 
@@ -197,19 +216,14 @@ def test_costs_add_up(run: RunRecord) -> None:
     assert area == pytest.approx(sum(s["breed"] + s["materialise"] + s["evaluate"] + s["tell"] for s in seconds))
 
 
-def test_phases_of_an_evaluation_do_not_count_twice() -> None:
-    apart = phases({"breed": 1, "materialise": 2, "evaluate": 10, "tell": 0.5, "generate": 6, "environments": 3})
-    assert apart == {
-        "breed": 1,
-        "materialise": 2,
-        "generate": 6,
-        "environments": 3,
-        "other evaluation": 1,
-        "tell": 0.5,
-    }
-    together = phases({"evaluate": 10, "generate": 9, "environments": 6})
-    assert together == pytest.approx({"generate": 6, "environments": 4, "other evaluation": 0})
-    assert phases({"evaluate": 10}) == {"evaluate": 10}
+def test_a_run_without_clocks_has_figures(unfinished: Path) -> None:
+    run = read_run(unfinished)
+    first = {key: value for key, value in run.evaluations[0].items() if key != "seconds"}
+    assert not cost_figure(replace(run, evaluations=[first])).axes[0].containers
+    only = lineage_figure(replace(run, evaluations=[first]), 0).axes[0]
+    assert [line.get_label() for line in only.lines if str(line.get_label()).startswith("expert")] == [
+        f"expert {run.tasks[0]}, α = 1.00"
+    ]
 
 
 def test_results_are_drawn_with_their_intervals(run: RunRecord) -> None:
@@ -224,15 +238,27 @@ def test_results_are_drawn_with_their_intervals(run: RunRecord) -> None:
 
 
 def test_similarity_is_drawn_as_matrices(run: RunRecord) -> None:
-    similarity, cosine = similarity_figure(run.similarity).axes
+    similarity, cosine = similarity_figure(similarity_data(run)).axes
     for axes, key in ((similarity, "similarity"), (cosine, "cosine")):
         matrix = np.ma.filled(axes.images[0].get_array(), np.nan)
         for a, b in combinations(range(len(run.tasks)), 2):
             expected = run.similarity["pairs"][f"{run.tasks[a]}+{run.tasks[b]}"][key]
             assert matrix[a, b] == matrix[b, a] == expected
         assert np.isnan(matrix.diagonal()).all()
-    unknown = {pair: {"similarity": None, "cosine": 0.5} for pair in run.similarity["pairs"]}
-    assert len(similarity_figure({**run.similarity, "pairs": unknown}).axes) == 1
+    older = replace(run, similarity={})  # results.json has the values too, without cosines
+    (alone,) = similarity_figure(similarity_data(older)).axes
+    np.testing.assert_equal(
+        np.ma.filled(alone.images[0].get_array(), np.nan), np.ma.filled(similarity.images[0].get_array(), np.nan)
+    )
+
+
+def test_kept_scores_are_drawn_against_similarity(run: RunRecord) -> None:
+    points = similarity_data(run)["points"]
+    lines = [line for line in kept_figure(points).axes[0].lines if "+" in str(line.get_label())]
+    assert [line.get_xydata().tolist() for line in lines] == [
+        [[point["similarity"], point["kept"]]] for point in points
+    ]
+    assert len(lines) == len(list(combinations(run.tasks, 2)))
 
 
 def test_parts_are_drawn_where_they_have_a_value() -> None:
@@ -256,18 +282,55 @@ def test_svg_holds_real_text(run: RunRecord, tmp_path: Path) -> None:
 
 
 def test_the_same_figure_gives_the_same_bytes(run: RunRecord, tmp_path: Path) -> None:
-    first, second = (save(similarity_figure(run.similarity), tmp_path / f"{name}.svg")[0] for name in "ab")
+    first, second = (save(similarity_figure(similarity_data(run)), tmp_path / f"{name}.svg")[0] for name in "ab")
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_all_figures_are_written(tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path, tasks=3, generations=5))
-    files = draw_figures(run, tmp_path / "figures")
-    names = ["archives", "lineage", "curve", "cost", "results", "similarity"]
-    assert files == [tmp_path / "figures" / f"{name}.{kind}" for name in names for kind in ("png", "svg")]
+@pytest.mark.parametrize("run", [3], indirect=True)
+def test_the_command_draws_everything(run: RunRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--generations", "0", "20", "--model", "30", "--formats", "png", "svg"]
+    main(["figures", str(run.folder), "--out", str(tmp_path), *arguments])
+    files = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    names = [
+        "archives",
+        "archives-0",
+        "archives-20",
+        "lineage-30",
+        "curve",
+        "cost",
+        "results",
+        "similarity",
+        "kept",
+    ]
+    assert files == [tmp_path / f"{name}.{kind}" for name in names for kind in ("png", "svg")]
     for png, svg in zip(files[::2], files[1::2], strict=True):
         assert png.read_bytes().startswith(b"\x89PNG")
         assert ElementTree.parse(svg).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_archives_are_drawn_as_they_were(unfinished: Path) -> None:
+    run = read_run(unfinished)
+    figures = run_figures(run, generations=[0, 2])
+    for generation in (0, 2):
+        figure = figures[f"archives-{generation}"]
+        for axes, archive in zip(figure.axes, run.archives(3 + generation), strict=False):
+            (mesh,) = axes.collections
+            assert mesh.get_array().count() == len(archive)
+            assert mesh.get_clim() == figures["archives"].axes[0].collections[0].get_clim()
+
+
+def test_long_names_stay_in_their_panels() -> None:
+    names = ["coding", "database_questions", "operating system", "instruction following", "camouflage_and_leaves"]
+    assert wrap(names[1], 13) == "database_\nquestions"
+    archives = [Archive(task, [tuple(np.linspace(0, 1, 4))] * 5) for task in range(2)]
+    figure = archive_figure(archives, names, [Elite(0, (0.5,) * 5)])
+    FigureCanvasAgg(figure).draw()
+    boxes = [axes.get_tightbbox() for axes in figure.axes[:12]]
+    labels = [part.label.get_window_extent() for axes in figure.axes[:12] for part in (axes.xaxis, axes.yaxis)]
+    for box, panel in zip(boxes, figure.axes, strict=False):
+        others = [label for k, label in enumerate(labels) if figure.axes[k // 2] is not panel]
+        assert not any(panel.get_window_extent().overlaps(label) for label in others)
+        assert box.x0 >= 0
 
 
 def test_the_command_draws_a_run_that_is_still_going_on(
@@ -279,6 +342,11 @@ def test_the_command_draws_a_run_that_is_still_going_on(
     assert all(path.parent == unfinished / "figures" and path.exists() for path in written)
 
 
-def test_the_command_says_what_is_missing(tmp_path: Path, refuse: Callable[..., str]) -> None:
+def test_the_command_says_what_is_missing(unfinished: Path, tmp_path: Path, refuse: Callable[..., str]) -> None:
     assert "holds no evolution yet" in refuse("figures", tmp_path)
     assert "formats" in refuse("figures", tmp_path, "--formats", "gif")
+    taken = tmp_path / "taken"
+    taken.touch()
+    assert "out: expected a folder, got the file" in refuse("figures", unfinished, "--out", taken)
+    assert "generations: expected 0 to 5" in refuse("figures", unfinished, "--generations", 0, 6)
+    assert "knows no parents of model 99" in refuse("figures", unfinished, "--model", 99)

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from cyqd.__main__ import main
 from cyqd.evolution.archive import Archive, Elite
+from cyqd.report.figures.style import EMPTY
 from cyqd.report.page import PICTURE_BYTES, write_page
 from cyqd.report.record import RunRecord, read_run
 from tests.report.conftest import Opened
@@ -143,7 +144,9 @@ def test_pointing_at_a_cell_tells_its_model(run, shown):
     text = shown.page.locator(".hoverlayer .hovertext").text_content()
     line = run.evaluations[elite.id]
     parts = [f"{c:.3f} × {p}" for c, p in zip(line["coefficients"], line["parents"], strict=True)]
+    cell = ",".join(map(str, archive.cell_of(elite.scores)))
     wanted = [
+        f"cell {run.tasks[0]}:{cell}",  # as ``export --cell`` takes it
         f"model {elite.id}, generation {line['generation']}",
         *(f"{task} {score:.3f}" for task, score in line["scores"].items()),
         f"mean {elite.mean:.3f}",
@@ -159,7 +162,9 @@ def test_clicking_a_cell_shows_its_lineage(run, shown):
     shown.page.mouse.click(*point_at(shown, run, archive.task, elite))
     assert shown.page.input_value("#chosen") == str(elite.id)
     assert sorted(shown.at("find('lineage-chart').data[1].customdata"), reverse=True) == run.ancestors(elite.id)
-    assert shown.at("find('shares-chart').data[0].x") == pytest.approx(run.shares[elite.id])
+    ancestors = run.ancestors(elite.id)
+    shares = [run.shares[elite.id][k] for k, task in enumerate(run.tasks) if run.experts[task] in ancestors]
+    assert shown.at("find('shares-chart').data[0].x") == pytest.approx(shares)
 
 
 def test_lineage_can_be_chosen_from_a_list(run, shown):
@@ -186,7 +191,16 @@ def test_similarity_is_that_of_the_run(run, shown):
     matrix = shown.at("find('similarity-chart').data[0].z")
     assert matrix[0][0] is None
     assert matrix[0][1] == matrix[1][0] == run.similarity["pairs"]["task0+task1"]["similarity"]
-    assert len(shown.at("find('kept-chart').data[0].x")) == len(run.similarity["pairs"])
+    known = [values["similarity"] for values in run.similarity["pairs"].values()]
+    limits = shown.at("(({ zmin, zmax }) => [zmin, zmax])(find('similarity-chart').data[0])")
+    assert limits == [min(0.9, *known), 1]
+    named = shown.at("find('kept-chart').data.map((pair) => pair.name.replace(' + ', '+'))")
+    assert sorted(named) == sorted(run.similarity["pairs"])
+    parts = shown.page.locator("#similarity details").last
+    assert parts.locator("tbody tr").all_text_contents()[1].split() == [
+        "mlp",
+        *(text for value in known for text in (f"{value:.4f}", "/", "0.0100")),
+    ]
     assert "The experts are alike." in shown.page.inner_text("#similarity")
 
 
@@ -245,22 +259,32 @@ def test_empty_and_zero_look_different(tmp_path, open_page, tasks):
         *((edges[axis][k] + edges[axis][k + 1]) / 2 for axis, k in ((1, empty % bins), (tasks - 1, empty // bins))),
     ]
     x, y = shown.at(PIXEL, place if tasks == 3 else [0, place[1], 0.1])
-    assert Image.open(io.BytesIO(shown.page.screenshot())).convert("RGB").getpixel((round(x), round(y))) == (
-        232,
-        235,
-        239,
-    )
+    colours.append(Image.open(io.BytesIO(shown.page.screenshot())).convert("RGB").getpixel((round(x), round(y))))
+    assert colours[1] == ImageColor.getrgb(EMPTY)
     shown.page.close()
 
 
 def test_a_run_that_is_going_on(tmp_path, open_page):
-    folder = make_run(tmp_path / "run", tasks=3, generations=9, results=False)
+    folder = make_run(tmp_path / "run", tasks=3, generations=2, results=False)
     shown = open_page(write_page(folder))
     assert "no results yet" in shown.page.inner_text("#going-on")
     assert shown.page.locator("#results table").count() == 0
-    assert shown.page.inner_text("#generation-label") == "9 of 9"
+    assert shown.page.inner_text("#generation-label") == "2 of 2"
+    for chart in ("lineage", "curve", "time"):
+        ticks = shown.at(f"find('{chart}-chart')._fullLayout.xaxis._vals.map((tick) => tick.x)")
+        assert ticks == [0, 1, 2]
     assert shown.problems == []
     shown.page.close()
+
+
+def test_a_run_that_was_continued_tells_its_old_results_from_what_is_new(tmp_path):
+    folder = make_run(tmp_path / "run", tasks=2, generations=9)
+    assert 'id="going-on"' not in write_page(folder).read_text()
+    change(folder / "results.json", lambda results: results.update(evaluations=5, budget=5))
+    page = write_page(folder).read_text()
+    assert "gone on since its results" in page
+    assert "<strong>After 5 models.</strong>" in page
+    assert "<dd>11 of 11</dd>" in page
 
 
 @pytest.mark.parametrize("scored", [0, 1])
@@ -330,3 +354,4 @@ def test_the_command(tmp_path, refuse, capfd):
     assert str(tmp_path / "page.html") in capfd.readouterr().out
     assert (tmp_path / "page.html").stat().st_size > 1_000_000
     assert "holds no evolution yet" in refuse("report", tmp_path / "nothing")
+    assert f"expected a file to write, got the folder {tmp_path}" in refuse("report", folder, "--out", tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,37 @@ def test_what_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> None:
     (run / STATE).write_text("{")
     with pytest.raises(ValueError, match=r"state\.json is not valid JSON"):
         read_run(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.yaml", None, r"config\.yaml is missing"),
+        ("config.yaml", "", r"config\.yaml is damaged: expected settings by name, got None"),
+        ("config.yaml", "a: [", r"config\.yaml is not valid YAML"),
+        ("results.json", '{"evaluations": 83, "rows": [], "x": NaN}', r"results\.json .*: NaN is no number"),
+        ("results.json", "[]", r"results\.json .*: expected an object, got '\[\]'"),
+        ("similarity.json", "{}", r"similarity\.json is damaged: it has no models, pairs"),
+        (
+            "history.jsonl",
+            '{"scores": {"task0": NaN}}\n' * 83,
+            r"history\.jsonl is damaged in line 1: NaN is no number",
+        ),
+    ],
+)
+def test_a_damaged_file_is_named(folder: Path, tmp_path: Path, name: str, content: str | None, said: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder, run, ignore=shutil.ignore_patterns("genomes", name))
+    if content is not None:
+        (run / name).write_text(content)
+    with pytest.raises((FileNotFoundError, ValueError), match=said):
+        read_run(run)
+
+
+def test_results_are_of_the_run_as_it_was_then(folder: Path) -> None:
+    record = read_run(folder)
+    assert (record.results_current, record.budget) == (True, 83)
+    longer = replace(record, evaluations=[*record.evaluations, record.evaluations[-1]])
+    assert not longer.results_current
+    assert not replace(record, results={}).results_current
+    assert replace(record, config={}).budget is None

@@ -72,7 +72,7 @@ def test_the_reading_says_what_directions_mean(vectors: tuple[list[float], ...],
 
 def test_the_reading_is_honest_about_similarity(space: ExpertSpace) -> None:
     *_, last = interpret(compare(space))["reading"]
-    assert "did not predict" in last
+    assert "too few to tell" in last
 
 
 def test_the_check_uses_the_bases_there_are(space: ExpertSpace) -> None:
@@ -82,6 +82,12 @@ def test_the_check_uses_the_bases_there_are(space: ExpertSpace) -> None:
     assert found["reading"]
     assert found["warnings"] == []
     json.dumps(found, allow_nan=False)
+
+
+def test_the_check_knows_devices_without_float64(space: ExpertSpace) -> None:
+    expected = check_similarity(space)
+    space.to(torch.device("mps"))
+    assert check_similarity(space) == expected
 
 
 def test_the_check_is_cheap_without_bases(space: ExpertSpace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +114,10 @@ def test_models_are_called_by_what_tells_them_apart() -> None:
     paths = [Path("runs/a/coding"), Path("runs/a/os"), Path("x.pth")]
     assert distinguish(paths) == ["coding", "os", "x.pth"]
     assert distinguish([Path("runs/1/os"), Path("runs/2/os")]) == ["1/os", "2/os"]
+    assert distinguish([Path("runs/camouflage+leaf"), Path("runs/skin")]) == ["camouflage&leaf", "skin"]
+    assert distinguish([Path("1/a+b"), Path("2/a&b")]) == ["1/a&b", "2/a&b"]
+    with pytest.raises(ValueError, match="differ in more than"):
+        distinguish([Path("a+b"), Path("a&b")])
     with pytest.raises(ValueError, match="named twice"):
         distinguish([Path("runs/a"), Path("runs/b/../a")])
 
@@ -177,6 +187,9 @@ def test_what_does_not_fit_is_refused(llamas: list[Path], tmp_path: Path, refuse
     assert "at least two, got" in refuse("similarity", base, first)
     assert "is named twice" in refuse("similarity", base, first, base)
     assert "is named twice" in refuse("similarity", base, first, second, first)
+    taken = tmp_path / "taken"
+    taken.touch()
+    assert "out: expected a folder, got the file" in refuse("similarity", base, first, second, "--out", taken)
     assert "no model at" in refuse("similarity", base, first, tmp_path / "nowhere")
     assert "device: quantum cannot compute" in refuse("similarity", base, first, second, "--device", "quantum")
     other = Path(shutil.copytree(base, tmp_path / "other"))

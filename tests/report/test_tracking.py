@@ -5,23 +5,32 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
+from lightning.pytorch.loggers import WandbLogger
 
 from cyqd.__main__ import main
 from cyqd.evolution.archive import Archive, Elite
+from cyqd.evolution.storage import save_json
 from cyqd.report.metrics import generation_metrics, hypervolume
 from cyqd.report.record import read_run
-from cyqd.report.stored import last_step
+from cyqd.report.stored import last_step, run_logs
+from cyqd.report.tracked import KNOWN
+from cyqd.report.tracking import results_content
+from cyqd.training.run import SetupError
+from cyqd.training.tracking import RunLogger, Wandb, check_wandb, wandb_logger
 from tests.conftest import ROOT, Domain, command, environment
 from tests.report.offline import Stored, manifest, read_offline
+from tests.report.runs import make_run
 from tests.training.test_resume import assert_same_run
 
 TASKS = ["task0", "task1", "task2"]
@@ -65,7 +74,8 @@ def test_every_generation_is_a_row_at_its_step(tracked: Path, stored: Stored) ->
         assert {"time/breed", "time/materialise", "front/hypervolume", "cost/seconds"} <= row.keys()
     experts = {f"expert/{a}/{b}": record.evaluations[k]["scores"][b] for k, a in enumerate(TASKS) for b in TASKS}
     assert numbers(stored.rows[0]).items() >= experts.items()
-    assert "child/task0" not in stored.rows[0]
+    assert not {"child/task0", "cost/seconds"} & stored.rows[0].keys()
+    assert all(stored.rows[0][f"expert/{task}/cost/seconds"] > 0 for task in TASKS)
     assert stored.run.project == "cyqd"
     assert stored.run.job_type == "evolve"
     assert stored.config["strategy"]["init_args"]["generations"] == 24
@@ -186,7 +196,7 @@ def wandb_processes(pid: int) -> list[int]:
     return found
 
 
-def test_killed_and_resumed_is_one_gapless_history(toy: Domain, reference_run: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_is_one_gapless_history(toy: Domain, tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = toy.config(run)
     with start(config, "--strategy.init_args.generations", 100_000) as process:
@@ -203,20 +213,37 @@ def test_killed_and_resumed_is_one_gapless_history(toy: Domain, reference_run: P
     evolve(config, *resume)
     starts = read_offline(run)
     assert [each.run.run_id for each in starts] == [id, id]
-    assert starts[1].rows[0]["_step"] <= reached, "what W&B had not stored is logged again"
-    rows = [row for each in starts for row in each.rows]
+    assert starts[1].rows[0]["_step"] == starts[0].rows[-1]["_step"], "which may have been stored in part"
+    rows = starts[0].rows[:-1] + starts[1].rows
     assert [row["_step"] for row in rows] == list(range(reached + 4))
     record = read_run(run)
     for line, row in zip(record.evaluations[3:], rows[1:], strict=True):
         expected = generation_metrics(line, record.archives(line["evaluation"] + 1), record.tasks)
         assert numbers(row).items() >= expected.items()
     assert [row["_step"] for row in rows if "elites" in row] == sorted({*range(0, reached + 4, 10), reached + 3})
+
+
+def test_a_finished_run_that_w_and_b_missed_is_told_once(toy: Domain, reference_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(reference_run, run)
+    config, resume = toy.config(run), ("--ckpt_path", "last")
     evolve(config, *resume)
-    assert read_offline(run)[2].rows == []  # nothing is logged twice
-    common = [line["scores"] for line in record.evaluations[:27]]
-    assert common == [line["scores"] for line in read_run(reference_run).evaluations][: len(common)]
+    (stored,) = read_offline(run)
+    assert [row["_step"] for row in stored.rows] == list(range(25))
+    assert "results/table" in stored.rows[24]
+    evolve(config, *resume)
+    assert len(read_offline(run)) == 1, "W&B has it all"
+    known = run / KNOWN
+    about = json.loads(known.read_text())
+    assert about.pop("finished") == 27
+    known.write_text(json.dumps(about))  # as a kill during the test split leaves it
+    evolve(config, *resume)
+    (_, again) = read_offline(run)
+    assert [row["_step"] for row in again.rows] == [24]
+    assert "results/table" in again.rows[0]
 
 
+@pytest.mark.slow
 def test_ctrl_c_stores_everything(toy: Domain, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with start(toy.config(run, generations=100_000)) as process:
@@ -228,11 +255,13 @@ def test_ctrl_c_stores_everything(toy: Domain, tmp_path: Path) -> None:
     (stored,) = read_offline(run)
     assert len(stored.rows) == len(read_run(run).evaluations) - 2
     assert "results/table" in stored.rows[-1]
+    assert {artifact.type for artifact in stored.artifacts} == {"run_table"}, "files that will change are not kept"
     assert f"wandb sync {stored.files.parent}" in output
     assert "wandb:" not in output + errors  # W&B itself says nothing
     assert not wandb_processes(process.pid)
 
 
+@pytest.mark.slow
 def test_a_failing_w_and_b_does_not_end_an_evolution(toy: Domain, reference_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with start(toy.config(run)) as process:
@@ -283,13 +312,83 @@ def test_online_without_a_key_is_refused_without_a_prompt(
     message = refuse("evolve", "--config", config, "--wandb.mode", "online")
     assert "wandb.mode: 'online' needs an API key" in message
     assert not (tmp_path / "run").exists()
-    assert "WANDB_MODE: expected one of" in _refused_mode(refuse, config, monkeypatch)
     assert "wandb.every" in refuse("evolve", "--config", config, "--wandb.every", "0")
-
-
-def _refused_mode(refuse: Callable[..., str], config: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    assert "40+ characters" in refuse("evolve", "--config", config, "--wandb.mode", "online")
     monkeypatch.setenv("WANDB_MODE", "onlin")
-    return refuse("evolve", "--config", config)
+    assert "WANDB_MODE: expected one of" in refuse("evolve", "--config", config)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"project": "a/b"}, "Invalid project name 'a/b'"), ({"tags": ["x" * 65]}, "65 characters")],
+)
+def test_what_w_and_b_would_refuse_is_found_before_any_work(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said) as error:
+        check_wandb(Wandb("offline", **options))
+    assert "pydantic" not in str(error.value)
+
+
+def test_project_and_entity_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Wandb().place() == {"project": "cyqd", "entity": None}
+    monkeypatch.setenv("WANDB_PROJECT", "merging")
+    monkeypatch.setenv("WANDB_ENTITY", "us")
+    assert Wandb().place() == {"project": "merging", "entity": "us"}
+    assert Wandb(project="own").place()["project"] == "own"
+
+
+def logger(folder: Path, **options: Any) -> RunLogger | None:
+    return wandb_logger(Wandb("offline"), folder, name="run", job_type="test", config={}, **options)
+
+
+def test_an_offline_resume_keeps_where_the_run_lies_online(tmp_path: Path) -> None:
+    about = {"id": "a1b2c3d4", "project": "p", "entity": "e", "url": "https://wandb.ai/e/p/runs/a1b2c3d4"}
+    save_json(tmp_path / KNOWN, about)
+    with logger(tmp_path, resume=True) or nullcontext():
+        assert json.loads((tmp_path / KNOWN).read_text()) == about
+    with logger(tmp_path) or nullcontext():
+        assert json.loads((tmp_path / KNOWN).read_text())["id"] != "a1b2c3d4", "a fresh run is another one"
+    wandb.teardown()
+
+
+def test_a_users_own_logger_takes_our_place(tmp_path: Path) -> None:
+    assert logger(tmp_path, others=[WandbLogger(save_dir=tmp_path, offline=True)]) is None
+
+
+def test_a_damaged_record_of_the_run_is_named(tmp_path: Path) -> None:
+    for content in ("{", "[]", '{"id": "a"}'):
+        (tmp_path / KNOWN).write_text(content)
+        with pytest.raises(SetupError, match=r"wandb\.json is"):
+            logger(tmp_path, resume=True)
+
+
+def test_a_damaged_log_is_read_up_to_the_damage(tracked: Path, tmp_path: Path) -> None:
+    id = json.loads((tracked / KNOWN).read_text())["id"]
+    (log,) = run_logs(tracked, id)
+    content = bytearray(log.read_bytes())
+    position = content.index(b"child/task0", len(content) // 2)
+    content[position] ^= 1
+    for name, written in (("offline-run-20260102_000000", content), ("run-20260101_000000", b"")):
+        (tmp_path / "wandb" / f"{name}-{id}").mkdir(parents=True)
+        (tmp_path / "wandb" / f"{name}-{id}" / log.name).write_bytes(written)
+    assert [path.parent.name[:3] for path in run_logs(tmp_path, id)] == ["run", "off"], "oldest first"
+    assert 0 < last_step(tmp_path, id) < 24
+
+
+def test_an_image_that_fails_ends_the_logging_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failing = RunLogger(object(), tmp_path)
+    failing.log_image("picture", [str(tmp_path / "missing.png")])
+    failing.log_table("table", ["a"], [[1]])
+    failing.log_hyperparams({"lr": 1})
+    assert capsys.readouterr().out.count("W&B failed") == 1
+
+
+def test_a_task_may_have_a_plus_in_its_name(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tasks=2, generations=1)
+    for path in [*run.rglob("*.json"), run / "history.jsonl", run / "config.yaml"]:
+        path.write_text(path.read_text().replace("task0", "c++"))
+    content = results_content(read_run(run))
+    assert content["similarity/matrix"].data[0][2] == read_run(run).results["similarity"]["c+++task1"]
 
 
 def test_the_hypervolume_is_what_the_elites_dominate() -> None:

@@ -16,7 +16,7 @@ from cyqd.report.page import write_page
 from cyqd.report.record import RunRecord, read_run
 from cyqd.report.stored import run_logs
 from cyqd.report.tables import markdown_table
-from cyqd.report.tracking import finish_run, log_results, start_run
+from cyqd.report.tracking import final_scores, finish_run, results_content, start_run
 from cyqd.report.workspace import SPEC, build_report, write_workspace_report
 from tests.report.finished import read_finished
 from tests.report.runs import make_run
@@ -66,7 +66,8 @@ def logged(run: RunRecord) -> set[str]:
     for number, line in enumerate(run.evaluations, start=1):
         track.log(generation_metrics(line, run.archives(number), run.tasks), step=line["generation"])
     write_page(run.folder)
-    log_results(track, run, artifacts=False)
+    track.log(results_content(run), step=run.evaluations[-1]["generation"])
+    track.summary.update(final_scores(run))
     finish_run(track, run.folder, failed=False)
     (stored,) = read_finished(run.folder)
     keys = {key for row in stored.rows for key in row} | stored.summary.keys()
@@ -155,6 +156,16 @@ def test_a_report_that_was_saved_is_written_again_not_twice(tmp_path: Path) -> N
     save_json(path, {**load_json(path), "id": "VmlldzoxMjM="})
     write_workspace_report(run)
     assert load_json(path)["id"] == "VmlldzoxMjM="
+
+
+def test_wandb_mode_is_read_as_a_run_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make(tmp_path / "run", tasks=2, generations=1)
+    save_json(run.folder / "wandb.json", {**TRACKED, "url": "https://wandb.ai"})
+    monkeypatch.setenv("WANDB_MODE", "onlin")
+    with pytest.raises(ValueError, match="WANDB_MODE: expected one of"):
+        write_workspace_report(run)
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    assert "offline" in write_workspace_report(run)
 
 
 def test_a_run_that_was_not_tracked_is_refused(tmp_path: Path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
 from segment_anything import sam_model_registry
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,7 +22,7 @@ from cyqd.sam.architecture import build
 from tests.conftest import Domain
 from tests.llm.conftest import make_llama
 from tests.report.hub import serve_hub
-from tests.toy import FILE
+from tests.toy import FILE, ToyModule
 from tests.training.bred import breed
 
 Refuse = Callable[..., str]
@@ -125,6 +124,7 @@ def test_what_there_is_not_is_refused_and_nothing_written(
 ) -> None:
     message = refuse("export", reference_run, *options, "--out", tmp_path / "out")
     assert expected in message
+    assert "help: python -m cyqd export --help" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -139,9 +139,8 @@ def test_a_strategy_without_archives_has_a_final_model(refuse: Refuse, toy: Doma
     assert (tmp_path / "out" / FILE).read_bytes() == (run / "model" / FILE).read_bytes()
     recipe = load_json(tmp_path / "out" / "merge_recipe.json")
     assert [expert["share"] for expert in recipe["experts"].values()] == [1 / 3] * 3
-    assert "TaskVectorAverage keeps none" in refuse(
-        "export", run, "--elite", "task0:best", "--out", tmp_path / "no"
-    )
+    message = refuse("export", run, "--elite", "task0:best", "--out", tmp_path / "no")
+    assert "TaskVectorAverage keeps none; --aggregate takes what the run came to" in message
 
 
 def test_a_folder_in_use_is_not_written_to(refuse: Refuse, reference_run: Path) -> None:
@@ -181,7 +180,7 @@ def test_a_folder_of_pairs_names_its_runs(refuse: Refuse, run: Path, tmp_path: P
     assert "it holds the runs a+b: name one of them" in message
 
 
-def test_a_llama_loads_with_from_pretrained_and_is_the_genome(tmp_path: Path) -> None:
+def test_a_llama_loads_with_from_pretrained_and_is_the_genome(refuse: Refuse, tmp_path: Path) -> None:
     base = make_llama(tmp_path / "base", tie=True)
     AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(base)
     (base / "README.md").write_text("---\nlicense: other\nlicense_name: tiny\nlicense_link: LICENSE\n---\n")
@@ -205,6 +204,15 @@ def test_a_llama_loads_with_from_pretrained_and_is_the_genome(tmp_path: Path) ->
 
     model, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(loading.values())
+    for file in (file for file in (tmp_path / "out").iterdir() if file.suffix in (".json", ".md")):
+        assert str(tmp_path) not in file.read_text(), f"{file.name} may be pushed"
+    recipe = load_json(tmp_path / "out" / "merge_recipe.json")
+    assert [expert["model"] for expert in recipe["experts"].values()] == ["a", "b"]
+    assert (recipe["evaluations"], recipe["budget"]) == (5, 5)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "in 5 of 5 evaluations" in card
+    assert "Σ (α_k τ_k + U_k diag(ω_k ∘ σ_k) V_kᵀ)" in card
+    assert "expected the bin of b, as in a:3, got" in refuse("export", pair, "--cell", "a:1,2", "--out", "no")
     genome = search.store.load(newest)
     for name, parameter in model.named_parameters():
         assert parameter.dtype == torch.bfloat16
@@ -222,6 +230,17 @@ def test_a_llama_loads_with_from_pretrained_and_is_the_genome(tmp_path: Path) ->
         "license_link": "LICENSE",
     }
     assert (tmp_path / "out" / "LICENSE").read_text() == "Do as you like."
+
+
+def test_the_formula_is_that_of_the_mutation(toy: Domain, tmp_path: Path) -> None:
+    experts = {task: Path(path) for task, path in toy.parts["experts"].items()}
+    options = toy.parts["model"]["init_args"]
+    formulas = {"none": "Σ α_k τ_k, where", "gaussian": "to which mutation then added noise"}
+    for mutation, formula in formulas.items():
+        run, out = tmp_path / mutation, tmp_path / f"{mutation}-out"
+        search = breed(run, ToyModule, options, experts, tmp_path, generations=3, mutation=mutation)
+        export(run, "--elite", max(search.kept()), "--out", out)
+        assert formula in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize("architecture", ["tiny", pytest.param("vit_b", marks=pytest.mark.slow)])
@@ -250,19 +269,17 @@ def test_a_sam_loads_with_metas_code_and_is_the_genome(architecture: str, tmp_pa
     assert (f'sam_model_registry["{architecture}"]' in (tmp_path / "out" / "README.md").read_text()) == known
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # between the hub's client and httpx
 def test_a_pushed_model_arrives_whole(
-    cyqd: Callable[..., subprocess.CompletedProcess[str]],
-    reference_run: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    reference_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     with serve_hub(user="ada") as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.address)
         monkeypatch.setenv("HF_TOKEN", hub.token)
-        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")  # the server has no such storage
-        done = cyqd("export", reference_run, "--aggregate", "--out", out, "--push", "ada/merged", "--private")
-    assert f"pushed: {hub.address}/ada/merged" in done.stdout
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the server has no such storage
+        export(reference_run, "--aggregate", "--out", out, "--push", "ada/merged", "--private")
+    assert f"pushed: {hub.address}/ada/merged" in capsys.readouterr().out
     assert hub.created == [("ada/merged", True)]
     written = {file.name: file.read_bytes() for file in out.iterdir()}
     assert hub.repositories["ada/merged"] == written

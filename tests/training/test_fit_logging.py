@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch import Tensor
 
+from cyqd.commands.fit import continues
 from cyqd.llm import LLMData, LLMModule
 from cyqd.sam import Folder, SAMData, SAMModule, Segmentation
 from cyqd.training.fit import fit
@@ -44,7 +45,14 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fit_llama(
-    base: Path, out: Path, *, logger: Any = False, epochs: int = 2, callbacks: Any = (), **options: Any
+    base: Path,
+    out: Path,
+    *,
+    logger: Any = False,
+    epochs: int = 2,
+    callbacks: Any = (),
+    every: int = 2,
+    **options: Any,
 ) -> LLMModule:
     torch.manual_seed(0)
     module = LLMModule(base, max_new_tokens=8, lr=5e-3)
@@ -53,7 +61,7 @@ def fit_llama(
     trainer = L.Trainer(
         max_epochs=2, accelerator="cpu", logger=logger,
         callbacks=[ModelCheckpoint(save_last=True), StopAfter(epochs), *callbacks], enable_progress_bar=False,
-        enable_model_summary=False, log_every_n_steps=2, default_root_dir=out,
+        enable_model_summary=False, log_every_n_steps=every, default_root_dir=out,
     )  # fmt: skip
     fit(module, data, trainer, out=out, record={}, **options)
     return module
@@ -69,14 +77,14 @@ class StopAfter(L.Callback):
         trainer.should_stop |= trainer.current_epoch + 1 == self.epochs
 
 
-def offline(out: Path) -> RunLogger:
-    logger = wandb_logger(Wandb(mode="offline"), out, name="expert", job_type="fit", config={})
+def offline(out: Path, *, resume: bool = False) -> RunLogger:
+    logger = wandb_logger(Wandb(mode="offline"), out, name="expert", job_type="fit", config={}, resume=resume)
     assert logger is not None
     return logger
 
 
 def tracked_fit(base: Path, out: Path, **options: Any) -> LLMModule:
-    with offline(out) as logger:
+    with offline(out, resume="ckpt_path" in options) as logger:
         return fit_llama(base, out, logger=[logger], **options)
 
 
@@ -120,14 +128,24 @@ def test_a_language_models_fit(llama: Path, tmp_path: Path) -> None:
 def test_a_continued_fit_keeps_its_run_and_its_bits(llama: Path, tmp_path: Path) -> None:
     whole = fit_llama(llama, tmp_path / "whole")
     out = tmp_path / "tracked"
-    tracked_fit(llama, out, epochs=1)
+    tracked_fit(llama, out, epochs=1, every=1)
     read_finished(out)
-    module = tracked_fit(llama, out, ckpt_path=str(out / "checkpoints" / "last.ckpt"))
+    module = tracked_fit(llama, out, every=1, ckpt_path=str(out / "checkpoints" / "last.ckpt"))
     assert same([*module.parameters()], [*whole.parameters()])
     starts = read_finished(out)
     assert len({start.run.run_id for start in starts}) == 1
     losses = [[row["_step"] for row in start.rows if "train/loss" in row] for start in starts]
-    assert losses == [[1, 3, 5], [7, 9, 11]]
+    assert losses == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]], "also in the row of the first part's expert"
+
+
+def test_only_a_fit_with_a_checkpoint_is_continued(tmp_path: Path) -> None:
+    trainer = L.Trainer(accelerator="cpu", logger=False, callbacks=[ModelCheckpoint(save_last=True)])
+    assert not continues(trainer, tmp_path, None)
+    assert continues(trainer, tmp_path, "some.ckpt")
+    assert not continues(trainer, tmp_path, "last")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    assert continues(trainer, tmp_path, "last")
 
 
 def test_any_logger_gets_the_numbers(llama: Path, tmp_path: Path) -> None:

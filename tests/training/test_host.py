@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from cyqd.evolution import CycleQD, Roster, TaskVectorAverage
+from cyqd.report.record import troubles
 from cyqd.training.evolution import Evolution
-from cyqd.training.run import host_trainer, open_space, read_history, troubles
+from cyqd.training.run import host_trainer, open_space, read_history
 from cyqd.training.strategies import EvaluationStrategy
 from tests.toy import ToyData, ToyModule
 

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -16,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from cyqd.evolution.archive import Archive, Elite
-from cyqd.report.figures.style import COLUMN, EMPTY, QUALITY, colour, styled
+from cyqd.report.figures.style import COLUMN, EMPTY, QUALITY, colour, legend, styled, wrap
 
 
 def projection(archive: Archive, x: int, y: int) -> NDArray[np.float64]:
@@ -97,13 +98,14 @@ def _bars(
         places = [cell for (cell,) in held]
         heights = [archive.quality(archive.cells[cell]) for cell in held]
         centres = edges[places] + widths[places] / 2
-        axes.bar(edges[places], heights, widths[places], align="edge", color="#8c8c8c", edgecolor="white", lw=0.4)
+        shades = colormaps[QUALITY](scale(heights))
+        axes.bar(edges[places], heights, widths[places], align="edge", color=shades, edgecolor="white", lw=0.4)
         axes.plot(centres, heights, "_", color="black", ms=4, mew=1, clip_on=False)  # a quality of 0 has no bar
         for place, members in _cells(archive, experts).items():
             height = archive.quality(archive.cells[place]) if place in archive.cells else 0.0
             _outline(axes, edges[place[0]], 0, widths[place[0]], max(height, 0.01 * top), members, tasks)
         axes.set(xlim=(edges[0], edges[-1]), ylim=(0, top))
-        axes.set(xlabel=f"score on {tasks[axis]}", ylabel=f"quality: {tasks[archive.task]}")
+        axes.set(xlabel=f"score on {tasks[axis]}", ylabel=wrap(f"quality: {tasks[archive.task]}", 20))
         axes.locator_params(nbins=6)
     _legend(figure, tasks, experts)
     return figure
@@ -120,18 +122,25 @@ def _grids(
     ]
     columns = 2 if len(tasks) == 3 and len(panels) > 1 else len(panels) // len(archives)
     rows = -(-len(panels) // columns)
-    side, prefix, line = (1.65, "score on ", 1.1) if columns < 3 else (1.12, "", 0.8)
-    figure = Figure(figsize=(side * columns + 0.3, side * rows + 0.2), layout="constrained")
+    small = columns > 2
+    width, height, letters, prefix, line = (1.15, 1.35, 13, "", 0.8) if small else (1.7, 1.55, 20, "score on ", 1.1)
+    figure = Figure(figsize=(width * columns + 0.1, height * rows + 0.5), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (archive, x, y) in zip(grid.flat, panels, strict=False):
-        _grid(axes, archive, x, y, scale)
+        _grid(axes, archive, x, y, scale, ticks=2 if small else 4)
         for place, members in _cells(archive, experts, x, y).items():
             corners = [archive.edges[task][bin : bin + 2] for task, bin in zip((x, y), place, strict=True)]
             (left, right), (low, high) = corners
             _outline(axes, left, low, right - left, high - low, members, tasks, line=line)
-        axes.set_title(f"quality: {tasks[archive.task]}", pad=3)
-        axes.set_xlabel(f"{prefix}{tasks[x]}", labelpad=1.5)
-        axes.set_ylabel(f"{prefix}{tasks[y]}", labelpad=1.5)
+        name = f"quality: {tasks[archive.task]}"
+        if not small:
+            axes.set_title(wrap(name, 24), pad=3)
+        elif axes in grid[:, 0]:  # once for the row, over its panels
+            axes.set_title(" ", pad=3)  # keeps the room
+            axes.text(0, 1.08, name, transform=axes.transAxes, weight="bold", in_layout=False)
+        font: dict[str, Any] = {"labelpad": 1.5, "fontsize": 6 if small else 7}
+        axes.set_xlabel(wrap(f"{prefix}{tasks[x]}", letters), **font)
+        axes.set_ylabel(wrap(f"{prefix}{tasks[y]}", letters), **font)
     spare = list(grid.flat[len(panels) :])
     for axes in spare:
         axes.set_axis_off()
@@ -139,14 +148,14 @@ def _grids(
     if spare:
         bar = figure.colorbar(mappable, cax=spare[0].inset_axes((0, 0.2, 0.85, 0.05)), orientation="horizontal")
     else:
-        bar = figure.colorbar(mappable, ax=grid, shrink=0.6 if rows < 3 else 0.3, aspect=22, pad=0.02)
+        bar = figure.colorbar(mappable, ax=grid, location="bottom", shrink=0.5, aspect=30, pad=0.02)
     bar.set_label("quality")
     bar.outline.set_visible(False)
     _legend(figure, tasks, experts, axes=spare[0] if spare else None)
     return figure
 
 
-def _grid(axes: Axes, archive: Archive, x: int, y: int, scale: Normalize) -> None:
+def _grid(axes: Axes, archive: Archive, x: int, y: int, scale: Normalize, *, ticks: int) -> None:
     quality = projection(archive, x, y)
     axes.set_facecolor(EMPTY)
     axes.pcolormesh(
@@ -154,8 +163,8 @@ def _grid(axes: Axes, archive: Archive, x: int, y: int, scale: Normalize) -> Non
     )
     axes.set_box_aspect(1)
     axes.spines[:].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(ticks))
+    axes.yaxis.set_major_locator(MaxNLocator(ticks))
 
 
 def _cells(archive: Archive, experts: Sequence[tuple[str, Elite]], *axes: int) -> dict[tuple[int, ...], list[str]]:
@@ -194,8 +203,7 @@ def _legend(
     """Name the outlines and the grey: in axes that are free, else above the figure."""
     handles = [Patch(fill=False, ec=colour(tasks.index(n)), lw=1.1, label=f"expert {n}") for n, _ in experts]
     handles.append(Patch(fc=EMPTY, label="empty"))
-    style: dict[str, Any] = {"handlelength": 1.0, "handleheight": 1.0, "columnspacing": 1.0}
     if axes:
-        axes.legend(handles=handles, loc="upper left", borderaxespad=0, **style)
+        axes.legend(handles=handles, loc="upper left", borderaxespad=0, handlelength=1.0, handleheight=1.0)
     else:
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 3), **style)
+        legend(figure, handles)

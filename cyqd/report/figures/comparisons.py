@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cyqd.report.figures.style import COLUMN, EMPTY, colour, styled
+from cyqd.report.figures.style import COLOURS, COLUMN, EMPTY, colour, legend, styled, wrap
 from cyqd.report.record import RunRecord
 
 
@@ -51,41 +51,51 @@ def results_figure(run: RunRecord) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.set(xlabel="score on the test split, 95 % intervals", ylim=(len(rows) - 0.5, -0.5))
     axes.grid(axis="x", lw=0.3, alpha=0.6)
-    figure.legend(loc="outside upper center", ncols=3, handlelength=1.2, columnspacing=1.0)
+    legend(figure, axes.get_legend_handles_labels()[0])
     return figure
 
 
 @styled
-def similarity_figure(similarity: Mapping[str, Any]) -> Figure:
+def similarity_figure(data: Mapping[str, Any]) -> Figure:
     """Draw the models' similarity and their task vectors' cosines as matrices with their values.
 
     Args:
-        similarity: what similarity.json holds; a measure that no pair has is left out.
+        data: what :func:`cyqd.report.similarity.pair_matrices` gives; a measure that no pair has is left out.
     """
-    models = list(similarity["models"])
+    models = data["models"]
     kinds = {"similarity": "similarity of singular values", "cosine": "cosine of task vectors"}
-    values = {key: _matrix(similarity["pairs"], models, key) for key in kinds}
-    present = [key for key in kinds if np.isfinite(values[key]).any()] or ["cosine"]
+    values = {key: np.array(data[key], dtype=float) for key in kinds if data[key]}
+    values = values or {"cosine": np.full((len(models), len(models)), np.nan)}
     side = min(COLUMN / 2, 0.3 * len(models) + 0.75) if len(models) < 6 else 0.3 * len(models) + 0.75
-    figure = Figure(figsize=(side * len(present) + 0.1, side + 0.15), layout="constrained")
-    for axes, key in zip(figure.subplots(1, len(present), squeeze=False)[0], present, strict=True):
-        _heat_map(axes, values[key], models, key)
-        axes.set_title(kinds[key], pad=4)
+    figure = Figure(figsize=(side * len(values) + 0.1, side + 0.15), layout="constrained")
+    for axes, (key, matrix) in zip(figure.subplots(1, len(values), squeeze=False)[0], values.items(), strict=True):
+        _heat_map(axes, matrix, models, key)
+        axes.set_title(wrap(kinds[key], 18), pad=4)
         if axes is not figure.axes[0]:
             axes.set_yticklabels([])
     return figure
 
 
-def _matrix(
-    pairs: Mapping[str, Mapping[str, float | None]], models: Sequence[str], key: str
-) -> NDArray[np.float64]:
-    """Return [models, models], NaN where a value is unknown or of a model with itself."""
-    matrix = np.full((len(models), len(models)), np.nan)
-    for a, first in enumerate(models):
-        for b, second in enumerate(models[a + 1 :], a + 1):
-            value = pairs.get(f"{first}+{second}", {}).get(key)
-            matrix[a, b] = matrix[b, a] = np.nan if value is None else value
-    return matrix
+@styled
+def kept_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw what the final model keeps of each pair's scores against the similarity of the two experts.
+
+    Args:
+        points: ``pair``, ``similarity`` and ``kept``, of :func:`cyqd.report.page_data.similarity_data`.
+    """
+    figure = Figure(figsize=(COLUMN, 1.6 + 0.14 * len(points)), layout="constrained")
+    axes = figure.add_subplot()
+    for number, point in enumerate(points):
+        shape, label = "osD^v"[number // len(COLOURS) % 5], " + ".join(point["pair"])
+        axes.plot(point["similarity"], point["kept"], shape, color=colour(number), ms=4, label=label)
+    axes.axhline(1, color="#777777", lw=0.5, ls="--", zorder=0)
+    axes.margins(0.1)
+    axes.ticklabel_format(useOffset=False)
+    axes.locator_params(nbins=5)
+    axes.set(xlabel="similarity of the experts", ylabel="mean score / the experts'")
+    axes.grid(lw=0.3, alpha=0.6)
+    legend(figure, axes.get_legend_handles_labels()[0])
+    return figure
 
 
 def _heat_map(axes: Axes, matrix: NDArray[np.float64], models: Sequence[str], key: str) -> None:
@@ -141,6 +151,5 @@ def parts_figure(similarity: Mapping[str, Any], parts: str = "layers") -> Figure
         axes.set_yticks(range(len(names)), names, fontsize=5)
         axes.locator_params(axis="x", nbins=4)
         axes.grid(lw=0.3, alpha=0.6)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, handlelength=1.2, columnspacing=1.0)
+    legend(figure, figure.axes[0].get_legend_handles_labels()[0])
     return figure

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cyqd.report.figures.style import COLUMN, colour, styled
+from cyqd.report.figures.style import COLUMN, colour, legend, styled
+from cyqd.report.phases import split_seconds
 from cyqd.report.record import RunRecord
 
 BINS = 60
@@ -36,13 +37,15 @@ def curve_figure(run: RunRecord) -> Figure:
     axes.set(xlabel="generation", ylabel="score, optimisation split")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", lw=0.3, alpha=0.6)
-    figure.legend(loc="outside upper center", ncols=2, handlelength=1.4, columnspacing=1.0)
+    legend(figure, axes.get_legend_handles_labels()[0])
     return figure
 
 
 @styled
 def lineage_figure(run: RunRecord, evaluation: int) -> Figure:
     """Draw a model's ancestors back to the experts, each where it was born and how well it scored.
+
+    Each has the colour of the expert of which it holds most (α).
 
     Args:
         run: of a strategy that tells parents.
@@ -63,37 +66,20 @@ def lineage_figure(run: RunRecord, evaluation: int) -> Figure:
         axes.plot(*zip(place[parent], place[child], strict=True), color="#777777", lw=0.5, alpha=faint, zorder=1)
     style: dict[str, Any] = {"ls": "", "mec": "white", "mew": 0.3}
     for task, name in enumerate(run.tasks):
-        bred = [place[model] for model in models if run.evaluations[model].get("active") == name]
+        bred = [place[model] for model in models if np.argmax(run.shares[model]) == task]
         axes.plot(*np.reshape(bred, (-1, 2)).T, "o", color=colour(task), ms=3, **style)
-        if name in run.experts:
-            share = run.shares[evaluation][task]
-            x, y = place.get(run.experts[name], (np.nan, np.nan))
-            label = f"expert {name}, α = {share:.2f}"
+        if (expert := run.experts.get(name)) in place:
+            x, y = place[expert]
+            label = f"expert {name}, α = {run.shares[evaluation][task]:.2f}"
             axes.plot([x], [y], "s", color=colour(task), ms=6, label=label, **style)
     x, y = place[evaluation]
     axes.plot([x], [y], "*", color="black", ms=9, mec="white", mew=0.4, zorder=5, label=f"model {evaluation}")
-    axes.plot([], [], "o", color="#777777", ms=3, label="ancestor, by active task")
+    axes.plot([], [], "o", color="#777777", ms=3, label="ancestor, by the expert it holds most of")
     axes.set(xlabel="generation", ylabel="mean score, optimisation split")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", lw=0.3, alpha=0.6)
-    figure.legend(loc="outside upper center", ncols=2, handlelength=1.2, columnspacing=1.0)
+    legend(figure, axes.get_legend_handles_labels()[0])
     return figure
-
-
-def phases(seconds: dict[str, float]) -> dict[str, float]:
-    """Split a generation's seconds into parts that add up.
-
-    ``evaluate`` holds the parts that a domain clocks itself (generation, environments, …); what is left of it is
-    "other evaluation". Parts that ran side by side are scaled down to what they took together.
-    """
-    outer = ("breed", "materialise", "tell")
-    inner = {part: value for part, value in seconds.items() if part not in (*outer, "evaluate")}
-    evaluate, inside = seconds.get("evaluate", 0.0), sum(inner.values())
-    factor = min(1.0, evaluate / inside) if inside else 1.0
-    found = {part: seconds[part] for part in outer[:2] if part in seconds}
-    found |= {part: value * factor for part, value in inner.items()}
-    found["other evaluation" if inner else "evaluate"] = max(evaluate - inside, 0.0)
-    return found | {part: seconds[part] for part in outer[2:] if part in seconds}
 
 
 @styled
@@ -101,19 +87,19 @@ def cost_figure(run: RunRecord) -> Figure:
     """Draw the seconds of each evaluation, by phase, stacked; the legend adds up the whole run."""
     figure = Figure(figsize=(COLUMN, 1.9), layout="constrained")
     axes = figure.add_subplot()
-    lines = [phases(line.get("seconds", {})) for line in run.evaluations]
-    names = list(dict.fromkeys(name for line in lines for name in line))
+    lines = split_seconds([line.get("seconds", {}) for line in run.evaluations])
+    names = list(lines[0]) if lines else []
     edges = np.unique(np.linspace(0, len(lines), min(BINS, len(lines)) + 1).astype(int))
     bottom = np.zeros(len(edges) - 1)
     for number, name in enumerate(names):
-        values = np.array([line.get(name, 0.0) for line in lines])
+        values = np.array([line[name] for line in lines])
         means = np.array([values[a:b].mean() for a, b in pairwise(edges)])
         label = f"{name}, {_duration(float(values.sum()))}"
         axes.bar(edges[:-1], means, np.diff(edges), bottom, align="edge", color=colour(number), lw=0, label=label)
         bottom += means
     axes.set(xlabel="evaluation", ylabel="seconds per evaluation", xlim=(0, max(len(lines), 1)))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(loc="outside upper center", ncols=3, handlelength=1.0, columnspacing=1.0)
+    legend(figure, axes.get_legend_handles_labels()[0])
     return figure
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import Container
 from matplotlib.figure import Figure
 
 from cyqd.evolution.storage import atomic_path
@@ -50,6 +53,18 @@ styled = rc_context(STYLE)
 def colour(index: int) -> str:
     """Return the colour of a task or pair by its index."""
     return COLOURS[index % len(COLOURS)]
+
+
+def wrap(text: str, width: int) -> str:
+    """Break a text into lines of so many characters at most; an underscore counts as the end of a word."""
+    return fill(text.replace("_", "_ "), width).replace("_ ", "_")
+
+
+def legend(figure: Figure, handles: Sequence[Artist | Container]) -> None:
+    """Place a legend above a figure, in as many columns as its width has room for."""
+    room = 0.35 + 0.045 * max((len(str(handle.get_label())) for handle in handles), default=0)  # inches
+    columns = max(min(int(figure.get_figwidth() / room), 3, len(handles)), 1)
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=1.2, columnspacing=1.0)
 
 
 def save(figure: Figure, path: Path, *, formats: Sequence[str] = (), dpi: int = 300) -> list[Path]:

@@ -5,15 +5,17 @@ const steps = [...new Set(run.generation)].sort((a, b) => a - b);
 const qualities = run.changes.map(([model, archive]) => run.scores[model][archive]);
 const lowest = Math.floor(20 * Math.min(...qualities)) / 20;
 const highest = Math.max(Math.ceil(20 * Math.max(...qualities)) / 20, lowest + 0.05);
+const entered = run.tasks.map(() => new Map());  // by archive, the cell of each model
+run.changes.forEach(([model, archive, cell]) => entered[archive].set(model, cell));
 const bins = run.edges.map((edges) => edges.length - 1);
 /* The tasks on the axes of each map; with two tasks there is but one. */
 const axes = run.tasks.map((_, archive) => [...run.tasks.keys()].filter((task) => task !== archive).slice(0, 2));
 
 /* The colour of a quality, as the scale of the maps has it. */
 function shade(quality) {
-  const place = ((quality - lowest) / (highest - lowest)) * (VIRIDIS.length - 1);
-  const below = Math.min(Math.floor(place), VIRIDIS.length - 2);
-  const part = (level, i) => parseInt(VIRIDIS[level].slice(1 + 2 * i, 3 + 2 * i), 16);
+  const place = ((quality - lowest) / (highest - lowest)) * (SHADES.length - 1);
+  const below = Math.min(Math.floor(place), SHADES.length - 2);
+  const part = (level, i) => parseInt(SHADES[level].slice(1 + 2 * i, 3 + 2 * i), 16);
   const mixed = [0, 1, 2].map((i) => part(below, i) + (place - below) * (part(below + 1, i) - part(below, i)));
   return `rgb(${mixed.map(Math.round).join()})`;
 }
@@ -49,8 +51,11 @@ function project(cells, archive) {
   return { models, counts };
 }
 
+/* The cell is told as `export --cell` takes it. */
 function words(model, count, archive) {
-  return describe(model, archive) + (count > 1 ? `<br>best of ${count} elites at this place` : "");
+  const lines = [describe(model, archive), `cell ${safe(run.tasks[archive])}:${entered[archive].get(model).join()}`];
+  if (count > 1) lines.push(`best of ${count} elites at this place`);
+  return lines.join("<br>");
 }
 
 /* The experts' cells; where several share a place, one lies within the other. */
@@ -192,9 +197,10 @@ for (const select of document.querySelectorAll(".axes select")) {
   });
 }
 
-find("scale").style.background = `linear-gradient(to right, ${VIRIDIS.join()})`;
+find("scale").style.background = `linear-gradient(to right, ${SHADES.join()})`;
 find("scale-low").textContent = digits(lowest, 2);
 find("scale-high").textContent = digits(highest, 2);
+document.querySelectorAll(".tile").forEach((box) => (box.style.background = TILE));
 document.querySelectorAll(".outline").forEach((box) => (box.style.borderColor = colour(Number(box.dataset.task))));
 slider.max = steps.length - 1;
 slider.value = slider.max;

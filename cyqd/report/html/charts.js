@@ -17,7 +17,7 @@ function drawResults() {
         type: "data", symmetric: false, width: 0, thickness: 2, color,
         array: cells.map((cell) => cell.high - cell.mean), arrayminus: cells.map((cell) => cell.mean - cell.low),
       },
-      marker: { color, size: 8, symbol: isTask ? "circle" : "diamond" },
+      marker: { color, size: NARROW ? 5 : 8, symbol: isTask ? "circle" : "diamond" },
       text: cells.map((cell, i) => `<b>${short(rows[i].model, 40)}</b><br>${words(cell)}`),
       hoverinfo: "text",
     };
@@ -80,15 +80,15 @@ function drawCurve() {
       Array(2).fill(`${name} ${digits(means[expert])}`), { color: colour(task), width: 1.5, dash: "dot" }));
   });
   find("curve-chart").style.height = `${430 + 20 * Math.ceil(traces.length / (NARROW ? 1 : 4))}px`;
-  Plotly.newPlot("curve-chart", traces, layout("generation", "score", { legend: KEY_ABOVE }), CONFIG);
+  Plotly.newPlot("curve-chart", traces, layout("generation", "score", {
+    xaxis: generationAxis(run.generation), legend: KEY_ABOVE,
+  }), CONFIG);
 }
 
 function drawMatrix(id, names, values) {
-  const known = values.flat().filter((value) => value !== null);
-  const [low, high] = [Math.min(...known), Math.max(...known)];
-  const room = Math.max((high - low) / 4, 1e-6);
+  const lowest = Math.min(0.9, ...values.flat().filter((value) => value !== null));
   const matrix = {
-    type: "heatmap", z: values, colorscale: SCALE, zmin: low - room, zmax: high + room, showscale: false,
+    type: "heatmap", z: values, colorscale: SCALE, zmin: lowest, zmax: 1, showscale: false,
     xgap: 2, ygap: 2, texttemplate: "%{z:.4f}", textfont: { size: 13 }, hoverongaps: false, hoverinfo: "text",
     text: values.map((row, i) => row.map((value, j) => `${short(names[i])} and ${short(names[j])}: ${value}`)),
   };
@@ -98,23 +98,28 @@ function drawMatrix(id, names, values) {
   Plotly.newPlot(id, [matrix], layout("", "", { xaxis: axis, yaxis, dragmode: false }), CONFIG);
 }
 
+const SYMBOLS = [
+  "circle", "square", "diamond", "cross", "x", "triangle-up", "star", "triangle-down", "pentagon", "hourglass",
+];
+
 /* What the final model keeps of two experts' scores, against their similarity. */
 function drawKept(points) {
   const sorted = [...points].sort((a, b) => a.similarity - b.similarity);
   const names = sorted.map(({ pair }) => pair.map((task) => short(task, 18)).join(" + "));
   const words = ({ similarity, kept }, i) =>
     `${names[i]}<br>similarity ${digits(similarity, 4)}<br>keeps ${digits(kept)} of the experts' scores`;
-  const dots = {
-    type: "scatter", mode: "markers+text", cliponaxis: false, marker: { size: 10, color: "#0b6e99" },
-    x: sorted.map((point) => point.similarity), y: sorted.map((point) => point.kept),
-    text: names, textposition: names.map((_, i) => (i % 2 ? "bottom center" : "top center")),  // apart from its neighbour
-    hovertext: sorted.map(words), hoverinfo: "text",
-  };
+  const dots = sorted.map((point, i) => ({
+    type: "scatter", mode: "markers", name: names[i], x: [point.similarity], y: [point.kept],
+    marker: { size: 10, color: "#0b6e99", symbol: SYMBOLS[i % SYMBOLS.length] },
+    hovertext: words(point, i), hoverinfo: "text",
+  }));
   const [low, high] = [sorted[0].similarity, sorted.at(-1).similarity];
   const room = Math.max(0.25 * (high - low), 1e-4);
-  Plotly.newPlot("kept-chart", [dots], layout("similarity of the experts", "merged / expert's own score", {
+  find("kept-chart").style.height = `${340 + 20 * Math.max(names.length - 3, 0)}px`;
+  Plotly.newPlot("kept-chart", dots, layout("similarity of the experts", "merged / expert's own score", {
     xaxis: { fixedrange: true, range: [low - room, high + room], nticks: 5 },
-    yaxis: { fixedrange: true }, dragmode: false,
+    yaxis: { fixedrange: true }, dragmode: false, showlegend: true,
+    legend: { ...KEY_ABOVE, orientation: "v", itemsizing: "constant" },
   }), CONFIG);
 }
 
@@ -129,10 +134,12 @@ function drawTime() {
   const { generations, stack } = run.phases;
   const traces = Object.entries(stack).map(([name, seconds], i) => ({
     type: "scatter", mode: "lines", stackgroup: "phases", name: short(name), x: generations, y: seconds,
-    line: { width: 0 }, fillcolor: PHASES[i % PHASES.length], hovertemplate: "generation %{x}: %{y:.3f} s",
+    line: { width: 0 }, fillcolor: colour(i), hovertemplate: "generation %{x}: %{y:.3f} s",
   }));
   const legend = { ...KEY_ABOVE, traceorder: "normal" };
-  Plotly.newPlot("time-chart", traces, layout("generation", "seconds", { legend }), CONFIG);
+  Plotly.newPlot("time-chart", traces, layout("generation", "seconds per model", {
+    xaxis: generationAxis(generations), legend,
+  }), CONFIG);
 }
 
 const waitingCharts = [

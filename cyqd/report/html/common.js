@@ -4,16 +4,10 @@
 const run = JSON.parse(document.getElementById("run").textContent);
 const find = (id) => document.getElementById(id);
 
-const VIRIDIS = [
-  "#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725",
-];
-const SCALE = VIRIDIS.map((colour, i) => [i / (VIRIDIS.length - 1), colour]);
-/* Okabe and Ito's, which the colour-blind can tell apart, and two more. */
-const COLOURS = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f3c8d", "#6b6b6b"];
-const PHASES = ["#0072b2", "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#7f3c8d", "#6b6b6b"];
+const { tasks: COLOURS, scale: SHADES, empty: TILE } = run.palette;  // as the figures have them
+const SCALE = SHADES.map((colour, i) => [i / (SHADES.length - 1), colour]);
 const INK = "#1c2530";
 const FAINT = "#e4e8ec";
-const TILE = "#e8ebef";
 const TOUCH = matchMedia("(pointer: coarse)").matches;  // dragging in a chart would keep a page from scrolling
 const NARROW = innerWidth < 760;
 const FIXED = { showgrid: false, fixedrange: true };
@@ -69,6 +63,11 @@ function layout(x, y, extra = {}) {
     yaxis: { ...axis, title: { text: y }, ...yaxis },
     ...rest,
   };
+}
+
+/* An axis of generations, which are whole numbers. */
+function generationAxis(generations) {
+  return generations.at(-1) - generations[0] < 8 ? { dtick: 1 } : {};
 }
 
 const KEY_ABOVE = { orientation: "h", x: 0, y: 1.02, xanchor: "left", yanchor: "bottom" };

@@ -41,18 +41,22 @@ function drawAncestors(chosen, { known, held }) {
       opacity: size.map((each) => Math.min(1, 0.35 + each / 14)), line: { color: "#fff", width: 1 },
     },
   };
-  const frame = layout("generation", "mean score", { showlegend: false });
+  const frame = layout("generation", "mean score", {
+    xaxis: generationAxis([0, run.generation[chosen]]), showlegend: false,
+  });
   Plotly.react("lineage-chart", [lines, points], frame, CONFIG);
 }
 
-function drawShares(chosen) {
-  const shares = run.shares[chosen];
-  const places = run.tasks.map((_, k) => k);
+/* Of the experts among the ancestors. */
+function drawShares(chosen, { held }) {
+  const present = [...run.tasks.keys()].filter((task) => held.has(run.experts[task]));
+  const shares = present.map((task) => run.shares[chosen][task]);
+  const places = [...present.keys()];
   const bars = {
     type: "bar", orientation: "h", x: shares, y: places, width: 0.6, hoverinfo: "none", cliponaxis: false,
-    text: shares.map((share) => digits(share)), textposition: "auto", marker: { color: places.map(colour) },
+    text: shares.map((share) => digits(share)), textposition: "auto", marker: { color: present.map(colour) },
   };
-  const names = run.tasks.map((task) => short(task, 16));
+  const names = present.map((task) => short(run.tasks[task], 16));
   const yaxis = { ...FIXED, tickvals: places, ticktext: names, autorange: "reversed" };
   const xaxis = { fixedrange: true, zeroline: true, zerolinecolor: "#9aa5b1" };
   Plotly.react("shares-chart", [bars], layout("share α", "", { xaxis, yaxis, dragmode: false }), CONFIG);
@@ -61,7 +65,7 @@ function drawShares(chosen) {
 function drawLineage(chosen) {
   const ancestors = ancestry(chosen);
   drawAncestors(chosen, ancestors);
-  drawShares(chosen);
+  drawShares(chosen, ancestors);
   const scores = run.tasks.map((task, k) => `${task} ${digits(run.scores[chosen][k])}`).join(", ");
   find("chosen-words").textContent =
     `${nameOf(chosen)}, generation ${run.generation[chosen]}: ${scores}, mean ${digits(means[chosen])}; ` +
