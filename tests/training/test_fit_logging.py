@@ -132,7 +132,7 @@ def test_a_continued_fit_keeps_its_run_and_its_bits(llama: Path, tmp_path: Path)
     read_finished(out)
     module = tracked_fit(llama, out, every=1, ckpt_path=str(out / "checkpoints" / "last.ckpt"))
     assert same([*module.parameters()], [*whole.parameters()])
-    starts = read_finished(out)
+    starts = read_finished(out, starts=2)
     assert len({start.run.run_id for start in starts}) == 1
     losses = [[row["_step"] for row in start.rows if "train/loss" in row] for start in starts]
     assert losses == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]], "also in the row of the first part's expert"
