@@ -18,6 +18,7 @@ from tests.toy import make_models
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("WANDB_MODE", "disabled")  # tests that are about W&B ask for it
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # pyribs: compiling takes longer than all that is computed here
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +48,7 @@ class Domain(NamedTuple):
             },
             "run": str(run),
             "cache": str(self.folder / "singular_bases"),
+            "reuse_scores": False,  # every test's run does its own work
             "trainer": {"accelerator": "cpu", "devices": 1},
         }
         path = run.with_suffix(".yaml")

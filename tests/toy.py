@@ -87,6 +87,9 @@ class ToyData(L.LightningDataModule):
     def val_dataloader(self) -> list[DataLoader]:
         return self._loaders(1000)
 
+    def selection_dataloader(self) -> list[DataLoader]:
+        return self._loaders(3000)
+
     def test_dataloader(self) -> list[DataLoader]:
         return self._loaders(2000)
 

@@ -21,7 +21,9 @@ class Parser(ArgumentParser):
     """Says what is wrong in one message, without the pages of usage before it."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End with exit code 2."""
+        """End with exit code 2; with ``exit_on_error`` unset, raise a ValueError."""
+        if not self.exit_on_error:
+            raise ValueError(_innermost(message))
         prog = self.prog if self.prog.startswith("python") else "python -m cyqd"  # a class's own parser has none
         print(f"error: {_innermost(message)}\nhelp: {prog.replace(' [options]', '')} --help", file=sys.stderr)
         raise SystemExit(2)

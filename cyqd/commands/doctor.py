@@ -42,6 +42,7 @@ from cyqd.training.doctor import (
     without_weights,
 )
 from cyqd.training.estimates import Estimate, Plan, busy, bytes_text, seconds_text
+from cyqd.training.final import Final
 from cyqd.training.run import narrow
 from cyqd.training.timing import time_shapes, time_tasks
 from cyqd.training.tracking import Wandb, check_wandb
@@ -114,6 +115,7 @@ class Doctor:
         self.changed: dict[str, list[str]] = {}
         self.space: ExpertSpace | None = None
         self.strategy: Strategy | None = None
+        self.final = Final()
         self.batches: dict[str, list[int]] | None = None
         self.trainer: L.Trainer | None = None
         self.plan: Plan | None = None
@@ -203,9 +205,10 @@ class Doctor:
     def _check_strategy(self) -> None:
         with self.findings.check("strategy") as finding:
             strategy: Strategy = self._build("strategy")
-            rule = self.config.final_rule
-            if rule and rule not in strategy.rules:
-                raise ValueError(f"final_rule: expected one of {', '.join(strategy.rules)}, got {rule}")
+            final: Final = self._build("final")
+            data = need("data", self.data)
+            final.check(strategy, self.config.final_rule, data, data.splits() if hasattr(data, "splits") else {})
+            self.final = final
             first = narrow(need("experts", self.space), self.groups[0])
             strategy.setup(first, GenomeStore(Path("genomes"), first, writable=False), self.config.seed)
             self.strategy = strategy
@@ -252,6 +255,8 @@ class Doctor:
             processes=self.trainer.world_size if self.trainer else 1,
             local=self.trainer.num_devices if self.trainer else 1,
             resident=self.config.resident,
+            further=len(self.final.rules(self.strategy)),
+            judged=self.final.judged(self.strategy),
             on_cpu=self._device() == CPU,
         )
         self.estimates += self.plan.sizes()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import yaml
@@ -18,10 +19,15 @@ from cyqd.commands._common import Parser, model_parser, save_config, show, task_
 from cyqd.evolution import ExpertSpace, GenomeStore, Strategy
 from cyqd.evolution.storage import load_json, save_json
 from cyqd.report.pairs import write_pairs
+from cyqd.training.final import Final
 from cyqd.training.run import HOST_OPTIONS, evolve, is_first_process, narrow, open_space
+from cyqd.training.scores import ScoreCache, evaluation_fingerprint
 from cyqd.training.tracking import Wandb, check_wandb, join_loggers, wandb_logger
 
 REQUIRED = ("model", "data", "experts", "run")
+
+JUDGING = ("model", "data", "trainer.precision", "trainer.accelerator")
+"""What decides a model's scores, of all that the user sets; the number of processes does not."""
 
 
 def parser(*, required: Collection[str] = REQUIRED) -> Parser:
@@ -48,9 +54,22 @@ def parser(*, required: Collection[str] = REQUIRED) -> Parser:
         help="continue the run in this folder; 'last' continues the one in `run`, if any; `test` starts afresh",
     )
     parser.add_argument(
-        "--final_rule", type=str, help="which result becomes `run`/model; the strategy's first by default"
+        "--final_rule",
+        type=str,
+        help="which result becomes `run`/model: the strategy's, `rescored` or `scaled`; the strategy's first by "
+        "default",
     )
-    parser.add_argument("--cache", type=Path, help="where singular bases are kept; beside the run by default")
+    parser.add_class_arguments(Final, "final")
+    parser.add_argument(
+        "--cache", type=Path, help="where singular bases and scores are kept; beside the run by default"
+    )
+    parser.add_argument(
+        "--reuse_scores",
+        type=bool,
+        default=True,
+        help="evaluate no model that a run with the same cache has evaluated on the same problems by the same "
+        "code; it still counts as an evaluation",
+    )
     parser.add_argument(
         "--rank", type=PositiveInt, help="keep at most this many singular directions of each matrix"
     )
@@ -62,9 +81,6 @@ def parser(*, required: Collection[str] = REQUIRED) -> Parser:
 def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
     """Prepare ``evolve``: everything that can be wrong is found here, before any work."""
     arguments = parser.instantiate(config)
-    rules = arguments.strategy.rules
-    if arguments.final_rule and arguments.final_rule not in rules:
-        raise ValueError(f"final_rule: expected one of {', '.join(rules)}, got {arguments.final_rule}")
     check_wandb(arguments.wandb)
     tasks = evolved_tasks(arguments)
     space = open_space(arguments.model, {task: arguments.experts[task] for task in tasks}, rank=arguments.rank)
@@ -125,6 +141,7 @@ def _prepare_run(config: Namespace, parser: Parser, arguments: Namespace, space:
     data = copy.copy(arguments.data)
     data.tasks = [task for task in data.tasks if task.name in space.tasks]
     splits = data.splits() if hasattr(data, "splits") else {}
+    arguments.final.check(strategy, arguments.final_rule, data, splits)
     state = state_to_continue(run, arguments.ckpt_path, arguments.run)
     budget = None
     if state and is_first_process():
@@ -133,6 +150,12 @@ def _prepare_run(config: Namespace, parser: Parser, arguments: Namespace, space:
         strategy.setup(space, GenomeStore(state.parent / "genomes", space), arguments.seed)
         strategy.check_settings(load_json(state))
         budget = strategy.budget
+    root = arguments.run.parent
+    scores = None
+    if arguments.reuse_scores and splits:
+        judging = {key: _setting(yaml.safe_load(text), key) for key in JUDGING}
+        known = evaluation_fingerprint([judging, splits], arguments.model, data)
+        scores = ScoreCache(arguments.cache / "scores" if arguments.cache else root / ".scores", known)
 
     def work() -> bool:
         save_config(run, text)
@@ -163,8 +186,10 @@ def _prepare_run(config: Namespace, parser: Parser, arguments: Namespace, space:
                 seed=arguments.seed,
                 trainer_arguments=join_loggers(trainer_arguments, tracker, arguments.wandb.every),
                 final_rule=arguments.final_rule or strategy.rules[0],
-                cache=arguments.cache or arguments.run.parent / ".singular_bases",
+                cache=arguments.cache or root / ".singular_bases",
+                final=arguments.final,
                 resident=arguments.resident,
+                scores=scores,
             )
             if tracker is not None:
                 tracker.log_outcome(artifacts=arguments.wandb.artifacts)
@@ -201,11 +226,14 @@ def state_to_continue(run: Path, ckpt_path: str | None, root: Path) -> Path | No
 def _check_same_evaluation(saved: Path, config: str) -> None:
     """Check that a continued run scores models as it did before: scores of two kinds do not mix in an archive."""
     before, now = yaml.safe_load(saved.read_text(encoding="utf-8")), yaml.safe_load(config)
-    for key in ("model", "data", "trainer.precision", "trainer.accelerator"):
-        section, *option = key.split(".")
-        was, is_now = (each[section].get(option[0]) if option else each[section] for each in (before, now))
-        if was != is_now:
+    for key in JUDGING:
+        if _setting(before, key) != _setting(now, key):
             raise ValueError(f"cannot continue: `{key}` is no longer what {saved} says; choose another --run")
+
+
+def _setting(config: Mapping[str, Any], key: str) -> Any:
+    section, *option = key.split(".")
+    return config[section].get(option[0]) if option else config[section]
 
 
 def _check_same_problems(saved: Path, splits: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
@@ -214,10 +242,10 @@ def _check_same_problems(saved: Path, splits: Mapping[str, Mapping[str, Sequence
         raise FileNotFoundError(
             f"cannot continue: {saved} is missing, which names the problems; choose another --run"
         )
-    for task, halves in load_json(saved).items():
-        for half, ids in halves.items():
-            if ids != splits[task][half]:
-                part = "problems" if half == "sha256" else f"{half} half"
+    for task, parts in load_json(saved).items():
+        for name, ids in parts.items():
+            if ids != splits[task][name]:
+                part = "problems" if name == "sha256" else f"{name} split"
                 raise ValueError(
                     f"cannot continue: the {part} of task {task} is not what {saved} says; choose another --run"
                 )

@@ -16,8 +16,16 @@ from cyqd.evolution.storage import load_json
 from cyqd.report.hub import check_push, push
 from cyqd.report.record import STATE, RunRecord, read_run
 from cyqd.training import EvolvableModule
-from cyqd.training.bases import prepare_bases
-from cyqd.training.export import final_model, find_cell, find_elite, individual, write_model
+from cyqd.training.bases import attach_cache, prepare_space
+from cyqd.training.export import (
+    chosen_on_fresh_problems,
+    final_model,
+    find_cell,
+    find_elite,
+    individual,
+    write_model,
+)
+from cyqd.training.final import RESCORED, SCALED, further_results
 from cyqd.training.run import SetupError, open_space
 
 USED = ("model", "experts", "strategy", "seed", "rank", "cache", "final_rule")
@@ -85,24 +93,28 @@ def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
     arguments = evolved.parse_object({key: record.config[key] for key in USED if key in record.config})
     strategy: Strategy = evolved.instantiate(Namespace(strategy=arguments.strategy)).strategy  # type: ignore[no-untyped-call]
     rule: str = config.rule or arguments.final_rule or next(iter(strategy.rules), "")
-    if config.aggregate and rule not in strategy.rules:
-        raise ValueError(f"rule: expected one of {', '.join(strategy.rules)}, got {rule}")
+    rules = (*strategy.rules, *chosen_on_fresh_problems(record))
+    if config.aggregate and rule not in rules:
+        raise ValueError(f"rule: expected one of {', '.join(rules)}, got {rule}{_unjudged(rule)}")
     model, space = _open(record, arguments, evolved)
     genomes = (record.folder / STATE).parent / "genomes"
+    cache = _cache(record, arguments.cache)
+    attach_cache(space, strategy, cache)
     strategy.setup(space, GenomeStore(genomes, space, writable=False), arguments.seed, record.tasks)
     try:
         strategy.load_state_dict(load_json(record.folder / STATE))
         record = read_run(record.folder)  # as it is by now, and not older than the state
         if config.aggregate:
-            picked = final_model(strategy, rule, strategy.result())
+            results = dict(strategy.result())
+            results |= further_results(strategy, results, chosen_on_fresh_problems(record))
+            picked = final_model(strategy, rule, results, record)
         else:
             picked = individual(strategy, _find(config, record), config.cell or _label(config.elite))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the run went on meanwhile and dropped this model; try again ({error})") from error
 
     def work() -> None:
-        if strategy.spectral:
-            prepare_bases(space, _cache(record, arguments.cache))
+        prepare_space(space, strategy, cache)
         write_model(model, picked, record, out, made=_commands(config, record, rule), base=config.base_model or "")
         print(f"{picked.label}: {out}")
         if config.push:
@@ -116,6 +128,10 @@ def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
 
 def _find(config: Namespace, run: RunRecord) -> int:
     return find_elite(run, config.elite) if config.elite else find_cell(run, config.cell)
+
+
+def _unjudged(rule: str) -> str:
+    return "; it is judged when the run ends, if --final asked for it" if rule in (RESCORED, SCALED) else ""
 
 
 def _label(elite: str) -> str:

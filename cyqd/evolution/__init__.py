@@ -1,13 +1,18 @@
 """The method: quality-diversity evolution of merged models. Knows neither Lightning, nor W&B, nor a domain."""
 
 from cyqd.evolution.archive import Archive, Elite
-from cyqd.evolution.baselines import TaskVectorAverage
+from cyqd.evolution.baselines import PlainQD, TaskVectorAverage
+from cyqd.evolution.cma_me import CMAME
+from cyqd.evolution.coefficients import CMAES, NSGA2, PolicyGradient
 from cyqd.evolution.cycleqd import CycleQD
 from cyqd.evolution.genome import CompactGenome, DenseGenome, ExpertSpace, Genome, GenomeStore, materialise
 from cyqd.evolution.spectrum import similarity
 from cyqd.evolution.strategy import Candidate, Roster, Strategy
 
 __all__ = [
+    "CMAES",
+    "CMAME",
+    "NSGA2",
     "Archive",
     "Candidate",
     "CompactGenome",
@@ -17,6 +22,8 @@ __all__ = [
     "ExpertSpace",
     "Genome",
     "GenomeStore",
+    "PlainQD",
+    "PolicyGradient",
     "Roster",
     "Strategy",
     "TaskVectorAverage",

@@ -41,3 +41,25 @@ def aggregate(genomes: Sequence[Genome], qualities: Sequence[float]) -> Genome:
     for genome in mixed[1:]:
         total = total + genome
     return total
+
+
+def best_rescored(finalists: Sequence[Elite], fresh: Sequence[float]) -> Elite:
+    """Return the individual that is best on fresh problems.
+
+    Args:
+        finalists: individuals.
+        fresh: the mean score of each on problems that did not drive the search; ties go to the better one on those
+            that did, then to the most recent.
+    """
+    pairs = zip(fresh, finalists, strict=True)
+    return max(pairs, key=lambda pair: (pair[0], pair[1].mean, pair[1].id))[1]
+
+
+def best_scale(scales: Sequence[float], fresh: Sequence[float]) -> float:
+    """Return the factor whose model is best on fresh problems; ties go to the one nearest 1, then to the first.
+
+    Args:
+        scales: factors of a task vector.
+        fresh: the mean score of each model.
+    """
+    return max(zip(fresh, scales, strict=True), key=lambda pair: (pair[0], -abs(pair[1] - 1)))[1]

@@ -146,3 +146,21 @@ class Archive:
         for elite in state["elites"]:
             archive.add(Elite(elite["id"], tuple(elite["scores"])))
         return archive
+
+
+def open_archives(experts: Sequence[Elite], bins: int, low: float, high: float) -> list[Archive]:
+    """Open one archive per task, with bins placed by the experts' scores, and offer every expert to all of them.
+
+    Args:
+        experts: one per task, in the tasks' order.
+        bins: number of bins on each behaviour axis.
+        low: see :func:`behaviour_edges`.
+        high: likewise.
+    """
+    columns = zip(*(expert.scores for expert in experts), strict=True)
+    edges = [behaviour_edges(column, bins=bins, low=low, high=high) for column in columns]
+    archives = [Archive(task, edges) for task in range(len(edges))]
+    for expert in experts:
+        for archive in archives:
+            archive.add(expert)
+    return archives

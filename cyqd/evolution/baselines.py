@@ -1,11 +1,13 @@
-"""Baselines behind the same ask/tell as CycleQD."""
+"""Baselines behind the same ask/tell as CycleQD; those that learn coefficients lie in ``coefficients.py``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cyqd.evolution.archive import Archive
+from cyqd.evolution.cycleqd import CycleQD
 from cyqd.evolution.genome import ExpertSpace, GenomeStore
-from cyqd.evolution.strategy import Roster
+from cyqd.evolution.strategy import Candidate, Roster
 
 
 class TaskVectorAverage(Roster):
@@ -20,3 +22,15 @@ class TaskVectorAverage(Roster):
         """Attach to the experts; see :class:`cyqd.evolution.strategy.Strategy`."""
         super().setup(space, store, seed, tasks)
         self.genomes = {"task-vector average": space.mean()}
+
+
+class PlainQD(CycleQD):
+    """K quality-diversity searches, each with one fixed quality axis and 1/K of the budget (paper, ablations).
+
+    They start from the same experts and take turns, but no child leaves its own archive. Hyper-parameters and the
+    rules for a final model are CycleQD's.
+    """
+
+    def _archives_offered(self, candidate: Candidate) -> Sequence[Archive]:
+        """Return the one archive that bred the child; of generation t, t mod K."""
+        return [self.archives[candidate.origin["generation"] % len(self.tasks)]]

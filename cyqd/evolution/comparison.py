@@ -7,7 +7,6 @@ pieces, and models of any size fit.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cyqd.evolution.genome import ExpertSpace
+from cyqd.evolution.parts import parts_of
 from cyqd.evolution.spectrum import as_matrix, is_matrix, similarity, singular_values
 
 PIECE = 1 << 20
@@ -23,16 +23,6 @@ PIECE = 1 << 20
 
 Spectra = Mapping[str, Mapping[str, Tensor]]
 """By model, the singular values of each matrix of its task vector, descending, by parameter name."""
-
-
-def parts_of(name: str) -> tuple[str, str]:
-    """Return a parameter's layer and group.
-
-    The layer is its name up to and with its first number ("model.layers.12"), the group what follows without
-    ".weight" ("mlp.down_proj"). A name without a number is its own layer and group.
-    """
-    found = re.fullmatch(r"((?:[^.]+\.)*?\d+)\.(.+)", name)
-    return (found[1], found[2].removesuffix(".weight")) if found else (name, name)
 
 
 def compare(

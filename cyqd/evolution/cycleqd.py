@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, get_args
+from typing import Any
 
 from cyqd.evolution.aggregation import aggregate, best_mean_elite, best_quality_elite, largest_gamma_elite
-from cyqd.evolution.archive import Archive, Elite, Scores, behaviour_edges
-from cyqd.evolution.crossover import crossover_coefficients
+from cyqd.evolution.archive import Archive, Elite, Scores, open_archives
+from cyqd.evolution.crossover import Crossover, crossover
 from cyqd.evolution.genome import ExpertSpace, Genome, GenomeStore
 from cyqd.evolution.mutation import Variant, mutate
+from cyqd.evolution.orthogonal import TaskVectors
+from cyqd.evolution.parts import Granularity
 from cyqd.evolution.selection import Selection, select_parents
-from cyqd.evolution.strategy import Candidate, Strategy
+from cyqd.evolution.strategy import Candidate, Strategy, at_least, one_of
 
 
 class CycleQD(Strategy):
@@ -27,15 +29,20 @@ class CycleQD(Strategy):
         selection: "elite" draws parents by γ, "random" uniformly.
         alpha_low: γ's factor of the worst model on a task.
         alpha_high: γ's factor of the best.
+        crossover: "linear" (the paper), "ties", "dare" or "split"; see :func:`cyqd.evolution.crossover.crossover`.
         crossover_mu: mean of the crossover's mixing weights.
         crossover_sigma: their standard deviation.
+        crossover_stretch: largest factor by which crossover lengthens a child's task vector; 1 in the paper.
+        granularity: what has mixing weights of its own: the "model" (the paper), each "layer" or each "group".
+        density: share of a task vector's entries that crossover by "ties" or "dare" keeps.
         mutation: "expert" (the paper's published code), "child", "literal" (the printed formula), "gaussian" or
             "none"; see :func:`cyqd.evolution.mutation.mutate`.
         w_max: largest stretch of a singular value by mutation.
         mutation_sigma: standard deviation of the "gaussian" mutation.
+        task_vectors: children mix the experts' "plain" task vectors (the paper), or their "orthogonal" ones.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if a hyper-parameter is out of its range.
     """
 
     rules = ("aggregate", "gamma", "best_mean")
@@ -50,43 +57,45 @@ class CycleQD(Strategy):
         selection: Selection = "elite",
         alpha_low: float = 0.5,
         alpha_high: float = 0.8,
+        crossover: Crossover = "linear",
         crossover_mu: float = 1.0,
         crossover_sigma: float = 0.03,
+        crossover_stretch: float = 1.0,
+        granularity: Granularity = "model",
+        density: float = 0.5,
         mutation: Variant = "expert",
         w_max: float = 0.3,
         mutation_sigma: float = 0.01,
+        task_vectors: TaskVectors = "plain",
     ) -> None:
-        self.generations = generations
-        self.bins = bins
+        self.generations, self.bins = generations, bins
         self.bound_low, self.bound_high = bound_low, bound_high
-        self.selection: Selection = selection
-        self.alphas = {"alpha_low": alpha_low, "alpha_high": alpha_high}
+        self.selection, self.alpha_low, self.alpha_high = selection, alpha_low, alpha_high
+        self.crossover, self.granularity, self.density = crossover, granularity, density
         self.crossover_mu, self.crossover_sigma = crossover_mu, crossover_sigma
-        self.mutation: Variant = mutation
-        self.w_max, self.mutation_sigma = w_max, mutation_sigma
-        self._check()
+        self.crossover_stretch, self.task_vectors = crossover_stretch, task_vectors
+        self.mutation, self.w_max, self.mutation_sigma = mutation, w_max, mutation_sigma
+        self._require(
+            generations=at_least(0, generations),
+            bins=at_least(1, bins),
+            bound_low=(0 <= bound_low < bound_high, "a number from 0 that is less than bound_high"),
+            bound_high=(bound_low < bound_high < math.inf, "a number greater than bound_low"),
+            selection=one_of(Selection, selection),
+            alpha_low=(0 < alpha_low <= alpha_high, "a number greater than 0, at most alpha_high"),
+            alpha_high=at_least(alpha_low, alpha_high),
+            crossover=one_of(Crossover, crossover),
+            crossover_mu=(math.isfinite(crossover_mu), "a finite number"),
+            crossover_sigma=at_least(0, crossover_sigma),
+            crossover_stretch=at_least(1, crossover_stretch),
+            granularity=one_of(Granularity, granularity),
+            density=(0 < density <= 1, "a number greater than 0, at most 1"),
+            mutation=one_of(Variant, mutation),
+            w_max=at_least(0, w_max),
+            mutation_sigma=at_least(0, mutation_sigma),
+            task_vectors=one_of(TaskVectors, task_vectors),
+        )
         self.experts: list[Elite] = []
         self.archives: list[Archive] = []
-
-    def _check(self) -> None:
-        """Check every hyper-parameter's range; a comparison with NaN is false."""
-        fine = {
-            "generations": self.generations >= 0,
-            "bins": self.bins >= 1,
-            "bound_low": 0 <= self.bound_low < self.bound_high,
-            "bound_high": self.bound_low < self.bound_high < math.inf,
-            "selection": self.selection in get_args(Selection),
-            "alpha_low": 0 < self.alphas["alpha_low"] <= self.alphas["alpha_high"],
-            "alpha_high": self.alphas["alpha_high"] < math.inf,
-            "crossover_mu": math.isfinite(self.crossover_mu),
-            "crossover_sigma": 0 <= self.crossover_sigma < math.inf,
-            "mutation": self.mutation in get_args(Variant),
-            "w_max": 0 <= self.w_max < math.inf,
-            "mutation_sigma": 0 <= self.mutation_sigma < math.inf,
-        }
-        wrong = [name for name, is_fine in fine.items() if not is_fine]
-        if wrong:
-            raise ValueError(f"strategy: out of range: {', '.join(wrong)}; see --strategy.help for what is allowed")
 
     @property
     def budget(self) -> int:
@@ -119,40 +128,43 @@ class CycleQD(Strategy):
         active = generation % tasks
         generator = self.generator(generation)
         first, second = select_parents(self.archives[active].elites, generator, rule=self.selection, **self.alphas)
-        a, b = crossover_coefficients(generator, mu=self.crossover_mu, sigma=self.crossover_sigma)
-        child = a * self.store.load(first.id) + b * self.store.load(second.id)
+        child, drawn = crossover(
+            self.store.load(first.id),
+            self.store.load(second.id),
+            generator,
+            variant=self.crossover,
+            granularity=self.granularity,
+            mu=self.crossover_mu,
+            sigma=self.crossover_sigma,
+            stretch=self.crossover_stretch,
+            density=self.density,
+        )
         child = mutate(child, active, generator, variant=self.mutation, w_max=self.w_max, sigma=self.mutation_sigma)
-        origin = {
-            "generation": generation,
-            "active": self.tasks[active],
-            "parents": [first.id, second.id],
-            "coefficients": [a, b],
-        }
-        return Candidate(self.evaluated, child, origin)
+        origin = {"generation": generation, "active": self.tasks[active], "parents": [first.id, second.id]}
+        return Candidate(self.evaluated, child, {**origin, **drawn})
 
     def _accept(self, candidate: Candidate, scores: Scores) -> Mapping[str, Any]:
-        """Offer the model to all K archives; the experts' scores first fix where the bins lie."""
+        """Offer the model to the archives; the experts' scores first fix where the bins lie."""
         newcomer = Elite(candidate.id, tuple(scores))
         if candidate.id < len(self.tasks):
             self.experts.append(newcomer)
             self.store.save(candidate.id, candidate.genome)
             if len(self.experts) == len(self.tasks):
-                self._open_archives()
+                self.archives = open_archives(self.experts, self.bins, self.bound_low, self.bound_high)
             return {}
-        entered = [archive.task for archive in self.archives if archive.add(newcomer)]
+        entered = [archive.task for archive in self._archives_offered(candidate) if archive.add(newcomer)]
         if entered:
             self.store.save(candidate.id, candidate.genome)
         return {"entered": [self.tasks[task] for task in entered]}
 
-    def _open_archives(self) -> None:
-        columns = zip(*(expert.scores for expert in self.experts), strict=True)
-        edges = [
-            behaviour_edges(column, bins=self.bins, low=self.bound_low, high=self.bound_high) for column in columns
-        ]
-        self.archives = [Archive(task, edges) for task in range(len(edges))]
-        for expert in self.experts:
-            for archive in self.archives:
-                archive.add(expert)
+    def _archives_offered(self, candidate: Candidate) -> Sequence[Archive]:
+        """Return the archives that a child may enter: all K."""
+        return self.archives
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """The range of γ's factors."""
+        return {"alpha_low": self.alpha_low, "alpha_high": self.alpha_high}
 
     def chosen(self) -> Mapping[str, Sequence[Elite]]:
         """Return each archive's best elite by quality and by γ, and the elite of best mean; see the base class."""
@@ -172,19 +184,9 @@ class CycleQD(Strategy):
             models[rule] = aggregate([self.store.load(elite.id) for elite in elites], qualities)
         return models
 
-    def best(self) -> Scores:
-        """Return the quality of each archive's best elite."""
-        return tuple(archive.quality(best_quality_elite(archive)) for archive in self.archives)
-
     def kept(self) -> set[int]:
         """Return the ids of the elites and experts."""
         return {elite.id for elite in chain(self.experts, *self.archives)}
-
-    def settings(self) -> dict[str, Any]:
-        """Return all hyper-parameters but the number of generations, which may grow; see the base class."""
-        names = "bins bound_low bound_high selection crossover_mu crossover_sigma mutation w_max mutation_sigma"
-        own = {name: getattr(self, name) for name in names.split()}
-        return {**super().settings(), **own, **self.alphas}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the experts' scores and the archives; see the base class."""

@@ -4,8 +4,9 @@ With the ``expert`` mutation every individual of CycleQD is exactly
 
     θ_l(g) = θ_b,l + Σ_k τ_k,l (α_k I + V_k,l diag(ω_k,l) V_k,lᵀ)
 
-so a genome (α, ω) of a few megabytes stands for an 8B model, and crossover and mutation are sums of genomes.
-Mutations that leave this space give a dense genome, a whole task vector, behind the same operations.
+so a genome (α, ω) of a few megabytes stands for an 8B model, and crossover and mutation are sums of genomes. α_k is
+one number for the whole model, or one for each of its parts: layers, or groups of like parameters. Operators that
+leave this space give a dense genome, a whole task vector, behind the same operations.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from cyqd.evolution.orthogonal import OrthogonalVectors
+from cyqd.evolution.parts import Granularity, Parts, common_granularity, find_parts
 from cyqd.evolution.spectrum import SingularBases, SingularBasis, as_matrix, is_matrix, similarity, stretch
 from cyqd.evolution.storage import save_tensors
 
@@ -39,7 +43,8 @@ class ExpertSpace:
 
     Attributes:
         identity: fingerprints of the base and of each expert, separated by spaces; empty if not yet taken.
-        bases: the experts' singular bases, where a strategy needs them.
+        orthogonal: the experts' orthogonal task vectors, where a strategy mixes these in place of the experts' own.
+        bases: the ingredients' singular bases, where a strategy needs them.
 
     Raises:
         ValueError: if there is no expert, or an expert does not fit the base (names, shapes).
@@ -61,7 +66,9 @@ class ExpertSpace:
         self.rank = rank
         self.identity = ""
         self.device = torch.device("cpu")
+        self.orthogonal: OrthogonalVectors | None = None
         self.bases: list[SingularBases] = []
+        self._parts = {g: find_parts(self.names, g) for g in get_args(Granularity)}
         if len(self.experts) != len(self.tasks) or not self.experts:
             raise ValueError(f"expected one expert per task, got {len(self.experts)} for tasks {self.tasks}")
         for label, weights in [("base", base), *zip(self.tasks, self.experts, strict=True)]:
@@ -97,6 +104,27 @@ class ExpertSpace:
             name: tuple(self.base[name].shape) for name in self.names if is_matrix(tuple(self.base[name].shape))
         }
 
+    def parts(self, granularity: Granularity) -> Mapping[str, int]:
+        """Return the index of the part that each evolving parameter belongs to, by the parameter's name.
+
+        Raises:
+            ValueError: if there is no such granularity.
+        """
+        return self._parts_at(granularity).indices
+
+    def part_names(self, granularity: Granularity) -> list[str]:
+        """Return the parts, in the order of their first parameters; "model" has one part.
+
+        Raises:
+            ValueError: if there is no such granularity.
+        """
+        return self._parts_at(granularity).names
+
+    def _parts_at(self, granularity: Granularity) -> Parts:
+        if granularity not in self._parts:
+            raise ValueError(f"granularity: expected one of {get_args(Granularity)}, got {granularity!r}")
+        return self._parts[granularity]
+
     def to(self, device: torch.device, *, resident: bool = False) -> None:
         """Compute on a device; with ``resident``, also hold base, experts and singular bases there."""
         self.device = device
@@ -105,9 +133,27 @@ class ExpertSpace:
             self.experts = [{name: expert[name].to(device) for name in self.names} for expert in self.experts]
             for bases in self.bases:
                 bases.to(device)
+            if self.orthogonal is not None:
+                self.orthogonal.to(device, len(self.experts))
 
-    def task_vector(self, expert: int, name: str) -> Tensor:
-        """Return τ of one expert's parameter, in float32 on the space's device."""
+    @property
+    def ingredients(self) -> int:
+        """How many task vectors a genome mixes: the K experts' own, and their orthogonal ones if there are any."""
+        return len(self.experts) * (1 if self.orthogonal is None else 2)
+
+    def task_vector(self, ingredient: int, name: str) -> Tensor:
+        """Return τ of one parameter, in float32 on the space's device.
+
+        Args:
+            ingredient: k for expert k's own, K + k for its orthogonal one; these are the same where ``name`` is no
+                matrix.
+            name: the parameter.
+        """
+        expert = ingredient % len(self.experts)
+        if ingredient != expert:
+            assert self.orthogonal is not None
+            if (tau := self.orthogonal.get(expert, name)) is not None:
+                return tau.to(self.device)
         return self.experts[expert][name].to(self.device).float() - self.base[name].to(self.device).float()
 
     def similarity(self, first: int, second: int) -> float:
@@ -120,6 +166,15 @@ class ExpertSpace:
     def expert(self, index: int) -> Genome:
         """Return the genome of one expert."""
         return CompactGenome(self, [float(k == index) for k in range(len(self.experts))])
+
+    def mixture(self, alpha: Tensor, granularity: Granularity = "model") -> CompactGenome:
+        """Return θ_b + Σ_k α_k τ_k, of the orthogonal task vectors if there are any.
+
+        Args:
+            alpha: float64 [K, G].
+            granularity: what the G parts are.
+        """
+        return CompactGenome(self, alpha, granularity=granularity).orthogonal()
 
     def origin(self) -> Genome:
         """Return the genome of the base."""
@@ -153,11 +208,30 @@ class Genome(ABC):
         """Return τ(g) of one parameter: float32, the parameter's shape, on the space's device."""
 
     @abstractmethod
-    def __mul__(self, factor: float) -> Genome: ...
+    def scaled(self, factors: Tensor, granularity: Granularity) -> Genome:
+        """Return the genome whose task vector is multiplied part by part.
+
+        Args:
+            factors: float64 [G], one per part.
+            granularity: what the parts are.
+
+        Raises:
+            ValueError: if there is not one factor per part, or the genome's own parts are of another granularity.
+        """
+
+    def orthogonal(self) -> Genome:
+        """Return the genome with the experts' orthogonal task vectors in place of their own, if there are any.
+
+        A genome that holds its task vector whole stays as it is.
+        """
+        return self
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Return what must be saved to rebuild the genome, by name."""
+
+    def __mul__(self, factor: float) -> Genome:
+        return self.scaled(torch.tensor([factor], dtype=torch.float64), "model")
 
     def __rmul__(self, factor: float) -> Genome:
         return self * factor
@@ -172,26 +246,52 @@ class Genome(ABC):
 
 
 class CompactGenome(Genome):
-    """θ_b + Σ_k τ_k (α_k I + V_k diag(ω_k) V_kᵀ).
+    """θ_b + Σ_k τ_k (α_k I + V_k diag(ω_k) V_kᵀ), where α_k may differ from part to part.
 
     Args:
         space: the base and its experts.
-        alpha: α, one coefficient per expert.
-        omega: per expert a float32 vector [R_k] over its singular directions, all matrices end to end, or None
-            for all zero; None for all experts by default.
+        alpha: α, one coefficient per ingredient of the space, or [I, G], one per ingredient and part; or of the K
+            experts alone, then the orthogonal task vectors that there may be count as 0.
+        omega: likewise a float32 vector [R_k] over its singular directions, all matrices end to end, or None for
+            all zero; None for all by default.
+        granularity: what the parts are.
+
+    Attributes:
+        alpha: α, float64 [I, G].
+
+    Raises:
+        ValueError: if α has neither of these shapes.
     """
 
     def __init__(
-        self, space: ExpertSpace, alpha: Sequence[float], omega: Sequence[Tensor | None] | None = None
+        self,
+        space: ExpertSpace,
+        alpha: Sequence[float] | Tensor,
+        omega: Sequence[Tensor | None] | None = None,
+        *,
+        granularity: Granularity = "model",
     ) -> None:
         self.space = space
-        self.alpha = tuple(float(a) for a in alpha)
-        self.omega = tuple(omega) if omega is not None else (None,) * len(self.alpha)
+        self.granularity: Granularity = granularity
+        given = torch.as_tensor(alpha, dtype=torch.float64, device="cpu")
+        experts, parts = len(space.experts), len(space.part_names(granularity))
+        rows = space.ingredients if given.shape[:1] == (space.ingredients,) else experts
+        if given.shape not in {(rows,), (rows, parts)}:
+            expected = f"shape [{experts}] or [{experts}, {parts}] (experts, parts of granularity '{granularity}')"
+            raise ValueError(f"alpha: expected {expected}, got {list(given.shape)}")
+        self.alpha = torch.zeros(space.ingredients, parts, dtype=torch.float64)
+        self.alpha[:rows] = given if given.ndim == 2 else given[:, None]
+        known = tuple(omega or ())
+        self.omega = known + (None,) * (space.ingredients - len(known))
+
+    def _coefficients(self, name: str) -> list[float]:
+        column: list[float] = self.alpha[:, self.space.parts(self.granularity)[name]].tolist()
+        return column
 
     def task_vector(self, name: str) -> Tensor:
         """Return τ(g) of one parameter; see :class:`Genome`."""
         total = torch.zeros(self.space.base[name].shape, device=self.space.device)
-        for k, (alpha, omega) in enumerate(zip(self.alpha, self.omega, strict=True)):
+        for k, (alpha, omega) in enumerate(zip(self._coefficients(name), self.omega, strict=True)):
             if alpha == 0 and omega is None:
                 continue
             tau = self.space.task_vector(k, name)
@@ -206,35 +306,70 @@ class CompactGenome(Genome):
 
     def weight(self, name: str) -> Tensor:
         """Return θ(g) of one parameter; of the base and of an expert, their own tensor, bit for bit."""
-        mixed = [k for k, alpha in enumerate(self.alpha) if alpha != 0]
         if all(omega is None for omega in self.omega):
+            alpha = self._coefficients(name)
+            mixed = [k for k, coefficient in enumerate(alpha) if coefficient != 0]
             if not mixed:
                 return self.space.base[name]
-            if len(mixed) == 1 and self.alpha[mixed[0]] == 1:
+            if len(mixed) == 1 and mixed[0] < len(self.space.experts) and alpha[mixed[0]] == 1:
                 return self.space.experts[mixed[0]][name]
         return super().weight(name)
 
-    def __mul__(self, factor: float) -> CompactGenome:
-        omega = [None if omega is None else omega * factor for omega in self.omega]
-        return CompactGenome(self.space, [alpha * factor for alpha in self.alpha], omega)
+    def orthogonal(self) -> CompactGenome:
+        """Return the genome with α moved to the orthogonal task vectors; see :class:`Genome`.
+
+        Raises:
+            ValueError: if it stretches singular directions of an expert's own task vector, which the orthogonal one
+                does not have.
+        """
+        if self.space.orthogonal is None:
+            return self
+        experts = len(self.space.experts)
+        if any(omega is not None for omega in self.omega[:experts]):
+            raise ValueError("this genome was mutated along its experts' own singular directions")
+        alpha = torch.zeros_like(self.alpha)
+        alpha[experts:] = self.alpha[:experts] + self.alpha[experts:]
+        return CompactGenome(self.space, alpha, self.omega, granularity=self.granularity)
+
+    def scaled(self, factors: Tensor, granularity: Granularity) -> CompactGenome:
+        """Return the genome multiplied part by part, α and ω alike; see :class:`Genome`."""
+        common = common_granularity(self.granularity, granularity)
+        alpha = self.alpha * _check_factors(self.space, factors, granularity)
+        omega = [
+            None if omega is None else omega * self._by_direction(k, factors, granularity)
+            for k, omega in enumerate(self.omega)
+        ]
+        return CompactGenome(self.space, alpha, omega, granularity=common)
+
+    def _by_direction(self, expert: int, factors: Tensor, granularity: Granularity) -> Tensor | float:
+        """Spread factors [G] over the singular directions of an expert's matrices, float32 [R_k]."""
+        if len(factors) == 1:
+            return factors.item()
+        parts, slices = self.space.parts(granularity), self.space.bases[expert].slices
+        indices = torch.tensor([parts[name] for name in slices])
+        return factors.float()[indices].repeat_interleave(torch.tensor([s.stop - s.start for s in slices.values()]))
 
     def __add__(self, other: Genome) -> Genome:
         if not isinstance(other, CompactGenome):
             return super().__add__(other)
-        alpha = [a + b for a, b in zip(self.alpha, other.alpha, strict=True)]
+        granularity = common_granularity(self.granularity, other.granularity)
         omega = [
             b if a is None else a if b is None else a + b for a, b in zip(self.omega, other.omega, strict=True)
         ]
-        return CompactGenome(self.space, alpha, omega)
+        return CompactGenome(self.space, self.alpha + other.alpha, omega, granularity=granularity)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return α (float64 [K]) and the ω_k that are not all zero; see :class:`Genome`."""
-        omega = {f"omega.{k}": w for k, w in enumerate(self.omega) if w is not None}
-        return {"alpha": torch.tensor(self.alpha, dtype=torch.float64), **omega}
+        """Return α, float64, and the ω_k that are not all zero; see :class:`Genome`.
+
+        α is "alpha" [K] of the whole model, "alpha.layer" or "alpha.group" [K, G] of its parts.
+        """
+        whole = self.granularity == "model"
+        alpha = {"alpha": self.alpha[:, 0]} if whole else {f"alpha.{self.granularity}": self.alpha}
+        return {**alpha, **{f"omega.{k}": w for k, w in enumerate(self.omega) if w is not None}}
 
 
 class DenseGenome(Genome):
-    """A task vector held whole, for mutations that leave the compact space.
+    """A task vector held whole, for operators that leave the compact space.
 
     Args:
         space: the base and its experts.
@@ -249,12 +384,23 @@ class DenseGenome(Genome):
         """Return τ(g) of one parameter; see :class:`Genome`."""
         return self.deltas[name].to(self.space.device)
 
-    def __mul__(self, factor: float) -> DenseGenome:
-        return DenseGenome(self.space, {name: delta * factor for name, delta in self.deltas.items()})
+    def scaled(self, factors: Tensor, granularity: Granularity) -> DenseGenome:
+        """Return the task vector multiplied part by part; see :class:`Genome`."""
+        parts, values = self.space.parts(granularity), _check_factors(self.space, factors, granularity).tolist()
+        return DenseGenome(self.space, {name: delta * values[parts[name]] for name, delta in self.deltas.items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the task vector under ``delta.NAME``; see :class:`Genome`."""
         return {f"delta.{name}": delta for name, delta in self.deltas.items()}
+
+
+def _check_factors(space: ExpertSpace, factors: Tensor, granularity: Granularity) -> Tensor:
+    parts = len(space.part_names(granularity))
+    if factors.shape != (parts,):
+        raise ValueError(
+            f"factors: expected [{parts}], one per part of granularity '{granularity}', got {list(factors.shape)}"
+        )
+    return factors
 
 
 @torch.no_grad()
@@ -301,10 +447,12 @@ class GenomeStore:
         """
         with safe_open(self._path(id), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        if "alpha" not in tensors:
-            return DenseGenome(self.space, {name.removeprefix("delta."): t for name, t in tensors.items()})
-        alpha = tensors["alpha"].tolist()
-        return CompactGenome(self.space, alpha, [tensors.get(f"omega.{k}") for k in range(len(alpha))])
+        for granularity in get_args(Granularity):
+            alpha = tensors.get("alpha" if granularity == "model" else f"alpha.{granularity}")
+            if alpha is not None:
+                omega = [tensors.get(f"omega.{k}") for k in range(len(alpha))]
+                return CompactGenome(self.space, alpha, omega, granularity=granularity)
+        return DenseGenome(self.space, {name.removeprefix("delta."): t for name, t in tensors.items()})
 
     def prune(self, keep: Iterable[int]) -> None:
         """Delete the genomes that are not in ``keep``, and what a killed process left half-written."""

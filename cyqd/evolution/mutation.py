@@ -52,8 +52,9 @@ def mutate(
         return genome
     space = genome.space
     if variant == "expert":
-        omega: list[Tensor | None] = [None] * len(space.experts)
-        omega[active] = w_max * torch.rand(space.bases[active].size, generator=generator)
+        omega: list[Tensor | None] = [None] * space.ingredients
+        mutated = space.ingredients - len(space.experts) + active  # its orthogonal task vector, if it has one
+        omega[mutated] = w_max * torch.rand(space.bases[mutated].size, generator=generator)
         return genome + CompactGenome(space, [0.0] * len(space.experts), omega)
 
     matrices = space.matrices()

@@ -48,13 +48,21 @@ def singular_basis(matrix: Tensor, *, rank: int | None = None) -> SingularBasis:
         matrix: float32 [m, n].
         rank: keep at most this many directions, the strongest.
     """
-    exact = matrix.double()
-    gram = exact.T @ exact if exact.shape[0] >= exact.shape[1] else exact @ exact.T
-    values, vectors = torch.linalg.eigh(gram)
-    values, vectors = values.flip(0), vectors.flip(1)
+    values, vectors = gram_eigen(matrix.double())
     kept = _numerical_rank(values)
     kept = kept if rank is None else min(kept, rank)
     return SingularBasis(values[:kept].sqrt().float(), vectors[:, :kept].float().contiguous())
+
+
+def gram_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues of a matrix' smaller Gram matrix, descending, and its eigenvectors as columns.
+
+    Args:
+        matrix: float64 [m, n].
+    """
+    gram = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
+    values, vectors = torch.linalg.eigh(gram)
+    return values.flip(0), vectors.flip(1)
 
 
 def singular_values(gram: Tensor) -> Tensor:

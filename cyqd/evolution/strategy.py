@@ -6,13 +6,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from inspect import signature
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
+from cyqd.evolution.aggregation import best_quality_elite
 from cyqd.evolution.archive import Archive, Elite, Scores
 from cyqd.evolution.genome import ExpertSpace, Genome, GenomeStore
+from cyqd.evolution.orthogonal import TaskVectors
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,23 @@ class Candidate:
     Attributes:
         id: the number of this evaluation, from 0.
         genome: the model.
-        origin: where it comes from, as JSON-ready builtins (generation, active task, parents, coefficients).
+        origin: where it comes from, as JSON-ready builtins (generation, active task, parents; coefficients, where
+            it is their weighted sum before any mutation).
     """
 
     id: int
     genome: Genome
     origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+def one_of(choices: Any, value: object) -> tuple[bool, str]:
+    """Return the rule that a hyper-parameter is one of a Literal's values; see ``Strategy._require``."""
+    return value in get_args(choices), f"one of {get_args(choices)}"
+
+
+def at_least(low: float, value: float) -> tuple[bool, str]:
+    """Return the rule that a hyper-parameter is a finite number from ``low``; see ``Strategy._require``."""
+    return low <= value < math.inf, f"a number of at least {low}"
 
 
 class Strategy(ABC):
@@ -46,6 +60,22 @@ class Strategy(ABC):
     """The names in :meth:`result`; the first is the default."""
     archives: Sequence[Archive] = ()
     """Its archives, one per task, where the search has any."""
+    task_vectors: TaskVectors = "plain"
+    """What it mixes."""
+
+    def _require(self, **rules: tuple[bool, str]) -> None:
+        """Check hyper-parameters, each by whether it is fine and what is expected; a comparison with NaN is false.
+
+        Raises:
+            ValueError: naming every one that is not fine, what was expected and what came.
+        """
+        wrong = [
+            f"{name}: expected {expected}, got {getattr(self, name)!r}"
+            for name, (fine, expected) in rules.items()
+            if not fine
+        ]
+        if wrong:
+            raise ValueError(f"strategy: {'; '.join(wrong)}")
 
     def setup(self, space: ExpertSpace, store: GenomeStore, seed: int, tasks: Sequence[str] | None = None) -> None:
         """Attach the strategy to the experts it merges.
@@ -58,6 +88,11 @@ class Strategy(ABC):
         """
         self.space, self.store, self.seed = space, store, seed
         self.tasks = list(space.tasks if tasks is None else tasks)
+
+    def _check_ingredients(self) -> None:
+        """Check that what is to be mixed is there; without it a search would mix the experts' own task vectors."""
+        if self.task_vectors == "orthogonal" and self.space.orthogonal is None:
+            raise RuntimeError("the strategy mixes orthogonal task vectors, but the space has none yet")
 
     def generator(self, step: int) -> torch.Generator:
         """Return the source of randomness of one step: seeded by it, so there is no state to save."""
@@ -90,9 +125,10 @@ class Strategy(ABC):
             What happened, for the run's history, as JSON-ready builtins.
 
         Raises:
-            RuntimeError: if this is not the candidate that is due.
+            RuntimeError: if this is not the candidate that is due, or the space lacks what the strategy mixes.
             ValueError: if the scores are not one finite number per task.
         """
+        self._check_ingredients()
         if candidate.id != self.evaluated:
             raise RuntimeError(f"expected scores of evaluation {self.evaluated}, got those of {candidate.id}")
         if len(scores) != len(self.tasks) or not all(map(math.isfinite, scores)):
@@ -112,31 +148,59 @@ class Strategy(ABC):
         """Return, by rule, the individuals that :meth:`result` aggregates, one per task, or the only one."""
         return {}
 
+    def finalists(self, count: int) -> list[Elite]:
+        """Return the individuals of highest mean score, best first, ties the most recent first.
+
+        Their genomes are had by :meth:`individual`. A search without archives has none, unless it says otherwise.
+
+        Args:
+            count: at most so many.
+        """
+        elites = {elite.id: elite for archive in self.archives for elite in archive}
+        return sorted(elites.values(), key=lambda elite: (elite.mean, elite.id), reverse=True)[:count]
+
+    def individual(self, id: int) -> Genome:
+        """Return the genome of one of the :meth:`finalists`, by its id.
+
+        Raises:
+            FileNotFoundError: if there is no genome of that id.
+        """
+        return self.store.load(id)
+
     def best(self) -> Scores:
-        """Return the best score on each task so far, for the progress bar."""
-        return ()
+        """Return the best score on each task so far, the best quality of each archive, for the progress bar."""
+        return tuple(archive.quality(best_quality_elite(archive)) for archive in self.archives)
 
     def kept(self) -> set[int]:
         """Return the ids of the genomes in the store that are still needed."""
         return set()
 
     def settings(self) -> dict[str, Any]:
-        """Return what must not change between a run and its continuation, as JSON-ready builtins."""
+        """Return what must not change between a run and its continuation, as JSON-ready builtins.
+
+        Hyper-parameters are the keyword-only arguments, each an attribute of its name; generations may grow.
+        """
         own = {"strategy": type(self).__name__, "seed": self.seed, "rank": self.space.rank}
-        return {**own, "tasks": self.tasks, "models": self.space.identity}
+        arguments = signature(type(self)).parameters.values()
+        named = [each.name for each in arguments if each.kind is each.KEYWORD_ONLY and each.name != "generations"]
+        chosen = {name: getattr(self, name) for name in named}
+        return {**own, "tasks": self.tasks, "models": self.space.identity, **chosen}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as JSON-ready builtins; genomes lie in the store."""
-        return {"settings": self.settings(), "evaluated": self.evaluated}
+        return {"settings": self.settings(), "evaluated": self.evaluated, "budget": self.budget}
 
     def check_settings(self, state: Mapping[str, Any]) -> None:
         """Check that a saved state is of this strategy under these settings; call after :meth:`setup`.
 
+        A hyper-parameter that the state does not know yet had its default.
+
         Raises:
             ValueError: naming the first setting that differs.
         """
+        known = {name: p.default for name, p in signature(type(self)).parameters.items()} | state["settings"]
         for key, value in self.settings().items():
-            was = state["settings"].get(key)
+            was = known.get(key)
             if was != value:
                 raise ValueError(f"cannot continue: the run was started with {key} = {was!r}, now it is {value!r}")
 
@@ -144,9 +208,11 @@ class Strategy(ABC):
         """Continue from :meth:`state_dict`; call after :meth:`setup`.
 
         Raises:
+            RuntimeError: if the space lacks what the strategy mixes.
             ValueError: as :meth:`check_settings`.
         """
         self.check_settings(state)
+        self._check_ingredients()
         self.evaluated = state["evaluated"]
 
 

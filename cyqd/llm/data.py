@@ -15,12 +15,12 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from cyqd.llm.chat import IGNORED, Conversation, Example, read_conversations, tokenise
-from cyqd.llm.scripted import SPLITS, Check, check_task
+from cyqd.llm.scripted import Check, check_task
 from cyqd.llm.tasks.base import Task
 from cyqd.llm.tasks.problems import Problem
 from cyqd.training import ShardedBatchSampler
 from cyqd.training.loading import ResumableLoader, ResumableSampler
-from cyqd.training.splits import Split
+from cyqd.training.splits import SPLITS, Split
 
 CHUNK = 1000  # conversations tokenised at a time
 
@@ -101,7 +101,7 @@ class ProblemLoader:
 
     Args:
         task: whose problems.
-        split: which half of them.
+        split: which of them.
         batch_size: problems per batch.
         offset: the process that gets the first batch.
     """
@@ -226,22 +226,32 @@ class LLMData(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> list[ProblemLoader]:
-        """Return one loader per task over its optimisation half."""
+        """Return one loader per task over its optimisation split."""
         return self._loaders("optimisation")
 
+    def selection_dataloader(self) -> list[ProblemLoader]:
+        """Return one loader per task over what is kept back of its optimisation half."""
+        return self._loaders("selection")
+
     def test_dataloader(self) -> list[ProblemLoader]:
-        """Return one loader per task over its test half."""
+        """Return one loader per task over its test split."""
         return self._loaders("test")
 
     def splits(self) -> dict[str, dict[str, list[str]]]:
-        """Return the ids of the problems of both halves, by task, and a hash of all that they are."""
+        """Return the ids of the problems of all splits, by task, and a hash of them and of the chat template."""
         found: dict[str, dict[str, list[str]]] = {}
         for task in self.tasks:
-            halves = {half: task.problems(half) for half in SPLITS}
-            content = repr([(p.id, p.messages, p.spec) for problems in halves.values() for p in problems])
+            parts = {split: task.problems(split) for split in SPLITS}
+            content = repr([(p.id, p.messages, p.spec) for problems in parts.values() for p in problems])
+            content += task.template or ""
             digest = hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
-            found[task.name] = {**{half: [p.id for p in halves[half]] for half in SPLITS}, "sha256": [digest]}
+            found[task.name] = {**{split: [p.id for p in parts[split]] for split in SPLITS}, "sha256": [digest]}
         return found
+
+    @property
+    def draws(self) -> bool:
+        """Whether scores depend on the run's seed: replies are drawn by it, unless the likeliest are taken."""
+        return any(task.temperature > 0 for task in self.tasks)
 
     def check_tasks(self, progress: Callable[[], object], *, limit: int | None = None) -> Iterator[Check]:
         """Play gold, empty and wrong replies through every task; see :func:`cyqd.llm.scripted.check_task`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
@@ -26,11 +25,12 @@ def page_data(run: RunRecord) -> dict[str, Any]:
 
     Returns:
         Lists with one entry per model, by its number: ``generation``, ``scores`` (in the order of ``tasks``),
-        ``parents`` and ``coefficients`` (None of models without parents) and ``shares`` (α by expert). Further
-        ``experts`` (the number of each task's expert, None before it is scored), ``edges`` of the behaviour axes,
-        ``changes`` (model, archive and cell of everything that entered), ``expert_cells`` (by archive, the cell of
-        each expert), ``phases`` (see :func:`phase_seconds`), ``rows`` of the results table, ``final`` (the model
-        that the run chose), ``similarity`` (see :func:`similarity_data`) and ``palette``.
+        ``parents`` (None of models without), ``coefficients`` (None of models that are no weighted sum of parents)
+        and ``shares`` (α by expert). Further ``experts`` (the number of each task's expert, None before it is
+        scored), ``edges`` of the behaviour axes, ``changes`` (model, archive and cell of everything that entered),
+        ``expert_cells`` (by archive, the cell of each expert), ``phases`` (see :func:`phase_seconds`), ``rows`` of
+        the results table, ``final`` (the model that the run chose), ``similarity`` (see :func:`similarity_data`)
+        and ``palette``.
     """
     lines = run.evaluations
     archives = [Archive(task, run.edges) for task in range(len(run.tasks))] if run.edges else []
@@ -93,16 +93,12 @@ def similarity_data(run: RunRecord) -> dict[str, Any]:
         Empty where nothing is known. Else what :func:`cyqd.report.similarity.pair_matrices` gives, and ``points``:
         by pair, its similarity and the final model's mean score as a share of the two experts' own.
     """
-    pairs: dict[str, Mapping[str, float | None]] = run.similarity.get("pairs", {}) or {
-        pair: {"similarity": value} for pair, value in run.results.get("similarity", {}).items()
-    }
-    if not pairs:
+    if not run.similarity:
         return {}
-    found = {**pair_matrices(run.similarity.get("models", run.tasks), pairs), "points": []}
+    found = {**pair_matrices(run.similarity["models"], run.similarity["pairs"]), "points": []}
     if "final" in run.results:
-        known = {**run.results, "similarity": {pair: values.get("similarity") for pair, values in pairs.items()}}
         for pair in combinations(run.tasks, 2):
-            row = pair_row(pair, known)
+            row = pair_row(pair, run.results, run.similarity)
             kept = row["merged"].get(row["final"], {}).get("mean")
             if row["similarity"] is not None and kept is not None:
                 found["points"].append({"pair": pair, "similarity": row["similarity"], "kept": kept})

@@ -18,15 +18,16 @@ from cyqd.report.figures import scatter
 from cyqd.report.tables import align
 
 
-def pair_row(pair: Sequence[str], results: Mapping[str, Any]) -> dict[str, Any]:
+def pair_row(pair: Sequence[str], results: Mapping[str, Any], similarity: Mapping[str, Any]) -> dict[str, Any]:
     """Compare a pair's merged models with its experts.
 
     Args:
         pair: the two tasks.
         results: what results.json of their evolution holds.
+        similarity: what similarity.json holds.
 
     Returns:
-        ``pair``, ``similarity`` of the experts (None if the strategy needs none), ``final`` (the model that the run
+        ``pair``, ``similarity`` of the experts (None if it is not known), ``final`` (the model that the run
         chose) and ``merged``: by model, its test score on each task divided by that of the task's own expert, and
         the ``mean`` of both; None where that expert scores 0.
     """
@@ -39,7 +40,7 @@ def pair_row(pair: Sequence[str], results: Mapping[str, Any]) -> dict[str, Any]:
             merged[model] = {**kept, "mean": _mean(kept.values())}
     return {
         "pair": list(pair),
-        "similarity": results.get("similarity", {}).get("+".join(pair)),
+        "similarity": similarity["pairs"]["+".join(pair)]["similarity"],
         "final": results["final"],
         "merged": merged,
     }
@@ -93,7 +94,9 @@ def write_pairs(folder: Path, pairs: Iterable[Sequence[str]]) -> str:
     Returns:
         The tables.
     """
-    rows = [pair_row(pair, load_json(folder / "+".join(pair) / "results.json")) for pair in pairs]
+    runs = {tuple(pair): folder / "+".join(pair) for pair in pairs}
+    files = ("results.json", "similarity.json")
+    rows = [pair_row(pair, *(load_json(run / file) for file in files)) for pair, run in runs.items()]
     correlations = {model: correlation(rows, model) for model in rows[0]["merged"]}
     save_json(folder / "pairs.json", {"pairs": rows, "correlation": correlations})
     table = pairs_table(rows)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import cyqd
@@ -13,7 +14,7 @@ from cyqd.report.card import public_name
 from cyqd.report.record import RunRecord
 from cyqd.report.tables import align
 
-LINEAGE = ("evaluation", "generation", "expert", "active", "parents", "coefficients")
+LINEAGE = ("evaluation", "generation", "expert", "active", "parents", "coefficients", "crossover", "alpha")
 
 SUM = "θ = θ_base + Σ α_k τ_k, where τ_k is what expert k learned:"
 
@@ -22,24 +23,38 @@ STRETCHED = (
     "U_k diag(σ_k) V_kᵀ, and ω_k came from mutation:"
 )
 
+ORTHOGONAL_SUM = (
+    "θ = θ_base + Σ (α_k τ_k + α′_k τ′_k), where τ_k is what expert k learned, and τ′_k the same with its matrices "
+    "made orthogonal to the other experts' (TSV-Merge):"
+)
+
+ORTHOGONAL_STRETCHED = (
+    "θ = θ_base + Σ (α_k τ_k + α′_k τ′_k + U′_k diag(ω_k ∘ σ′_k) V′_kᵀ), where τ_k is what expert k learned, τ′_k "
+    "the same with its matrices made orthogonal to the other experts' (TSV-Merge), a matrix of it "
+    "U′_k diag(σ′_k) V′_kᵀ, and ω_k came from mutation:"
+)
+
 BRED = (
-    "θ = θ_base + τ, where τ was bred: in every generation a weighted sum of two parents' task vectors, {}. α is "
-    "every expert's share before mutation:"
+    "θ = θ_base + τ, where τ was bred: in every generation {} of two parents' task vectors{}. α is every expert's "
+    "share before mutation, where it is known:"
 )
 
 DENSE = {
-    "child": "whose singular values mutation then stretched",
-    "literal": "whose singular values mutation then multiplied by random factors",
-    "gaussian": "to which mutation then added noise",
+    "child": ", whose singular values mutation then stretched",
+    "literal": ", whose singular values mutation then multiplied by random factors",
+    "gaussian": ", to which mutation then added noise",
 }
 """What the mutations do whose models are no sums of the experts."""
+
+CROSSED = ("ties", "dare")
+"""The crossovers whose models are none."""
 
 
 def merge_recipe(
     run: RunRecord,
     label: str,
     parts: Sequence[tuple[float, int]],
-    shares: Sequence[float],
+    shares: Sequence[Mapping[str, float]],
     *,
     base: str,
     budget: int,
@@ -51,26 +66,35 @@ def merge_recipe(
         run: the run.
         label: what the model is called.
         parts: weight and evaluation of each individual that it is the sum of; one of weight 1 is the model itself.
-        shares: α of every expert, before mutation; empty to sum up those of the parts.
+        shares: α of every expert before mutation, by layer or group where it differs, then likewise of their
+            orthogonal task vectors, if the run mixes these; empty to sum up those of the individuals.
         base: name of the base.
         budget: how many evaluations the search has in all.
         rule: the rule that summed the parts, if any.
 
     Returns:
         JSON-ready: ``model``, ``rule``, ``strategy`` (its settings), ``evaluations`` (done so far), ``budget``,
-        ``base`` and ``experts`` (name, fingerprint, and ``share``, the expert's α before mutation), ``parts``
+        ``base`` and ``experts`` (name, fingerprint, ``share``, the expert's α before mutation or None if it is not
+        known, and where it differs by part of the model, ``shares``, of which it is the mean; likewise
+        ``orthogonal_share`` and ``orthogonal_shares`` where orthogonal task vectors are mixed), ``parts``
         (weight, origin, scores on the optimisation split, and the cells that they hold) and ``lineage`` (every
         ancestor, newest first).
     """
     fingerprint, *fingerprints = run.settings["models"].split()
     hyper = {key: value for key, value in run.settings.items() if key not in ("tasks", "models")}
-    shares = shares or [
-        math.fsum(weight * run.shares[number][k] for weight, number in parts) for k in range(len(run.tasks))
-    ]
-    experts = {
+    own, orthogonal = shares[: len(run.tasks)], shares[len(run.tasks) :]
+    known = [fmean(by_part.values()) for by_part in own] or _summed_shares(run, parts)
+    experts: dict[str, dict[str, Any]] = {
         task: {"model": public_name(run.config["experts"][task]), "share": share, "fingerprint": own}
-        for task, share, own in zip(run.tasks, shares, fingerprints, strict=True)
+        for task, share, own in zip(run.tasks, known, fingerprints, strict=True)
     }
+    for expert, by_part in zip(experts.values(), own, strict=False):  # of a whole task vector there are none
+        if len(by_part) > 1:
+            expert["shares"] = dict(by_part)
+    for expert, by_part in zip(experts.values(), orthogonal, strict=False):
+        expert["orthogonal_share"] = fmean(by_part.values())
+        if len(by_part) > 1:
+            expert["orthogonal_shares"] = dict(by_part)
     ancestors = {model for _, number in parts for model in run.ancestors(number)}
     return {
         "cyqd": cyqd.__version__,
@@ -84,6 +108,12 @@ def merge_recipe(
         "parts": [_part(run, weight, run.elites[number]) for weight, number in parts],
         "lineage": [_origin(run, number) for number in sorted(ancestors, reverse=True)],
     }
+
+
+def _summed_shares(run: RunRecord, parts: Sequence[tuple[float, int]]) -> list[float] | list[None]:
+    if not all(run.shares[number] for _, number in parts):
+        return [None] * len(run.tasks)
+    return [math.fsum(weight * run.shares[number][k] for weight, number in parts) for k in range(len(run.tasks))]
 
 
 def _part(run: RunRecord, weight: float, elite: Elite) -> dict[str, Any]:
@@ -114,13 +144,7 @@ def recipe_text(recipe: dict[str, Any]) -> str:
         "`merge_recipe.json` has all of this, and the lineage back to the experts.",
         "## Merge recipe",
         _formula(recipe),
-        align(
-            ["expert", "α", "model", "fingerprint"],
-            [
-                [task, f"{expert['share']:.4f}", f"`{expert['model']}`", f"`{expert['fingerprint']}`"]
-                for task, expert in recipe["experts"].items()
-            ],
-        ),
+        _experts_table(recipe["experts"]),
         f"The base's fingerprint is `{recipe['base']['fingerprint']}`.",
         _parts_title(recipe),
         _parts_table(recipe),
@@ -130,11 +154,33 @@ def recipe_text(recipe: dict[str, Any]) -> str:
     return "\n\n".join(line for line in lines if line)
 
 
+def _experts_table(experts: Mapping[str, dict[str, Any]]) -> str:
+    mixed = {"share": "α", "orthogonal_share": "α′"}
+    columns = {key: title for key, title in mixed.items() if any(key in expert for expert in experts.values())}
+    rows = [
+        [task, *(_share(expert, key) for key in columns), f"`{expert['model']}`", f"`{expert['fingerprint']}`"]
+        for task, expert in experts.items()
+    ]
+    return align(["expert", *columns.values(), "model", "fingerprint"], rows)
+
+
+def _share(expert: dict[str, Any], key: str) -> str:
+    if expert[key] is None:
+        return "–"
+    parts = expert.get(f"{key}s")
+    return f"{expert[key]:.4f}" + (f", mean of {len(parts)} parts" if parts else "")
+
+
 def _formula(recipe: dict[str, Any]) -> str:
     bred = any("parents" in model for model in recipe["lineage"])
     mutation = recipe["strategy"].get("mutation", "none") if bred else "none"
-    if mutation in DENSE:
-        return BRED.format(DENSE[mutation])
+    crossover = recipe["strategy"].get("crossover", "linear") if bred else "linear"
+    if mutation in DENSE or crossover in CROSSED:
+        way = f"a {crossover.upper()} merge" if crossover in CROSSED else "a weighted sum"
+        done = {**DENSE, "expert": ", which mutation then stretched"}.get(mutation, "")
+        return BRED.format(way, done)
+    if any("orthogonal_share" in expert for expert in recipe["experts"].values()):
+        return ORTHOGONAL_SUM if mutation == "none" else ORTHOGONAL_STRETCHED
     return SUM if mutation == "none" else STRETCHED
 
 
@@ -161,6 +207,9 @@ def _parts_table(recipe: dict[str, Any]) -> str:
 def _bred_from(part: dict[str, Any]) -> str:
     if "expert" in part:
         return f"expert {part['expert']}"
-    pairs = zip(part.get("coefficients", ()), part.get("parents", ()), strict=True)
-    terms = " + ".join(f"{coefficient:.3f} · {parent}" for coefficient, parent in pairs)
+    parents = part.get("parents", ())
+    terms = " and ".join(map(str, parents)) or "learned coefficients"
+    if "coefficients" in part:
+        pairs = zip(part["coefficients"], parents, strict=True)
+        terms = " + ".join(f"{coefficient:.3f} · {parent}" for coefficient, parent in pairs)
     return f"{terms} (generation {part['generation']})"

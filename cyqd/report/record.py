@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -44,6 +45,7 @@ class RunRecord:
         results: what ``results.json`` holds, empty before the first end of the search; see :attr:`results_current`.
         similarity: what ``similarity.json`` holds, empty where there is none.
         pictures: files of ``pictures/``, by name.
+        budget: number of models to score in all, where it is known.
     """
 
     folder: Path
@@ -54,6 +56,7 @@ class RunRecord:
     results: dict[str, Any] = field(default_factory=dict)
     similarity: dict[str, Any] = field(default_factory=dict)
     pictures: list[Path] = field(default_factory=list)
+    budget: int | None = None
 
     @property
     def tasks(self) -> list[str]:
@@ -71,10 +74,10 @@ class RunRecord:
         return self.results.get("evaluations") == len(self.evaluations)
 
     @property
-    def budget(self) -> int | None:
-        """Number of models to score in all, where it is known: the experts, then one model a generation."""
-        generations = self.config.get("strategy", {}).get("init_args", {}).get("generations")
-        return None if generations is None else len(self.tasks) + generations
+    def known_similarities(self) -> dict[str, float]:
+        """The similarity of pairs of experts, "A+B"; only where their singular values were known."""
+        pairs = self.similarity.get("pairs", {})
+        return {name: pair["similarity"] for name, pair in pairs.items() if pair["similarity"] is not None}
 
     @cached_property
     def elites(self) -> list[Elite]:
@@ -124,18 +127,22 @@ class RunRecord:
     def shares(self) -> list[tuple[float, ...]]:
         """α of every model: how much of each expert's task vector it holds, before any mutation.
 
-        Crossover is linear, so α follows from parents and coefficients alone. Empty tuples where the strategy tells
-        no parents.
+        A search for coefficients tells α itself, which is averaged over the model's parts; a crossover that is
+        linear tells parents and coefficients, from which α follows. Empty tuples of models that came about
+        otherwise, and of their offspring.
         """
         found: list[tuple[float, ...]] = []
         for line in self.evaluations:
             if "expert" in line:
                 found.append(tuple(float(task == line["expert"]) for task in self.tasks))
-            elif "parents" in line:
-                parts = [found[parent] for parent in line["parents"]]
-                found.append(tuple(_dot(line["coefficients"], column) for column in zip(*parts, strict=True)))
-            else:
-                found.append(())
+                continue
+            if "alpha" in line:
+                found.append(tuple(fmean(parts) for parts in line["alpha"]))
+                continue
+            parts = [found[parent] for parent in line.get("parents", ())]
+            linear = "coefficients" in line and all(parts)
+            columns = zip(*parts, strict=True) if linear else ()
+            found.append(tuple(_dot(line["coefficients"], column) for column in columns))
         return found
 
     def ancestors(self, evaluation: int) -> list[int]:
@@ -172,6 +179,7 @@ def read_run(folder: Path) -> RunRecord:
         results=_load(results, "evaluations", "rows") if results.exists() else {},
         similarity=_load(similarity, "models", "pairs") if similarity.exists() else {},
         pictures=sorted((folder / "pictures").glob("*.png")),
+        budget=state.get("budget"),
     )
 
 

@@ -189,7 +189,7 @@ def pairs_correlation(folder: Path) -> dict[str, float | None]:
 
 def _similarity(record: RunRecord) -> dict[str, Any]:
     """Return each pair's similarity, their matrix, and what merging keeps of the scores against it."""
-    similarity: dict[str, float | None] = record.results.get("similarity", {})
+    similarity = record.known_similarities
     if not similarity:
         return {}
     tasks = record.tasks
@@ -199,9 +199,9 @@ def _similarity(record: RunRecord) -> dict[str, Any]:
         both[a, b] = both[b, a] = similarity.get(f"{a}+{b}")
     for task in tasks:
         matrix.add_data(task, *(both[task, other] for other in tasks))
-    pairs = _pairs(pair_row(pair, record.results) for pair in combinations(tasks, 2))
+    pairs = _pairs(pair_row(pair, record.results, record.similarity) for pair in combinations(tasks, 2))
     return {
-        **{f"similarity/{pair}": value for pair, value in similarity.items() if value is not None},
+        **{f"similarity/{pair}": value for pair, value in similarity.items()},
         "similarity/matrix": matrix,
         "similarity/pairs": pairs,
         "similarity/scatter": wandb.plot.scatter(

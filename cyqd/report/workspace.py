@@ -158,7 +158,7 @@ def _outcome(run: RunRecord) -> dict[str, list[Any]]:
     return {
         "Models": [bars, _table("results/table", width=WIDTH - bars.layout.w)],
         "Pictures": [_media(path.stem, [f"pictures/{path.stem}"], height=16) for path in run.pictures],
-        "Similarity": _similarity(pairs) if (pairs := run.results.get("similarity")) else [],
+        "Similarity": _similarity(pairs) if (pairs := run.known_similarities) else [],
         "Report page": [_media("Report page", ["report"], height=24)],
     }
 

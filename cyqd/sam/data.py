@@ -22,9 +22,7 @@ from cyqd.sam.prompts import Prompt
 from cyqd.sam.task import Segmentation
 from cyqd.sam.transforms import Augmentation, Transform, default_augmentation, pad, resize, resize_mask
 from cyqd.training.loading import ResumableLoader, ResumableSampler
-from cyqd.training.splits import Split
-
-HALVES: tuple[Split, Split] = ("optimisation", "test")
+from cyqd.training.splits import SPLITS, Split
 
 
 class EpochSampler(ResumableSampler):
@@ -92,7 +90,12 @@ class SAMData(L.LightningDataModule):
 
     Raises:
         ValueError: if a size is below 1, or two tasks have one name.
+
+    Attributes:
+        draws: whether scores depend on the run's seed; they do not, as points are drawn by the pair.
     """
+
+    draws = False
 
     def __init__(
         self,
@@ -151,7 +154,7 @@ class SAMData(L.LightningDataModule):
             self.examples = [pair for pair in train if pair not in bad]
             if not self.examples:
                 raise ValueError(f"data.train: all {len(train)} pairs are bad:{complaint(list(bad.values()))}")
-            scored = {p.image.resolve() for task in self.tasks for half in HALVES for p in task.problems(half)}
+            scored = {p.image.resolve() for task in self.tasks for split in SPLITS for p in task.problems(split)}
             if known := sum(pair.image.resolve() in scored for pair in self.examples):
                 rank_zero_warn(f"{known} of {len(self.examples)} training images are scored on, too: no fair test")
 
@@ -202,11 +205,15 @@ class SAMData(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> list[EvaluationLoader]:
-        """Return one loader per task over its optimisation half."""
+        """Return one loader per task over its optimisation split."""
         return self._loaders("optimisation")
 
+    def selection_dataloader(self) -> list[EvaluationLoader]:
+        """Return one loader per task over what is kept back of its optimisation half."""
+        return self._loaders("selection")
+
     def test_dataloader(self) -> list[EvaluationLoader]:
-        """Return one loader per task over its test half."""
+        """Return one loader per task over its test split."""
         return self._loaders("test")
 
     def _loaders(self, split: Split) -> list[EvaluationLoader]:
@@ -218,7 +225,7 @@ class SAMData(L.LightningDataModule):
         return loaders
 
     def test_batches(self, problems: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield pairs of the test halves, each as (name, batch of its own).
+        """Yield pairs of the test splits, each as (name, batch of its own).
 
         Args:
             problems: their names, "task/id".
@@ -229,14 +236,14 @@ class SAMData(L.LightningDataModule):
                     yield name, loader.collate([pair], [self.cache.get(pair)])
 
     def splits(self) -> dict[str, dict[str, list[str]]]:
-        """Return the ids of the pairs of both halves, by task, and a hash of their files."""
+        """Return the ids of the pairs of all splits, by task, and a hash of their files."""
         self._check()
         found: dict[str, dict[str, list[str]]] = {}
         for task in self.tasks:
             digest = hashlib.sha256()
-            for half in HALVES:
-                for pair in task.problems(half):
+            for split in SPLITS:
+                for pair in task.problems(split):
                     digest.update(pair.id.encode() + pair.image.read_bytes() + pair.mask.read_bytes())
-            ids: dict[str, list[str]] = {half: [pair.id for pair in task.problems(half)] for half in HALVES}
+            ids: dict[str, list[str]] = {split: [pair.id for pair in task.problems(split)] for split in SPLITS}
             found[task.name] = {**ids, "sha256": [digest.hexdigest()]}
         return found

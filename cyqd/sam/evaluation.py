@@ -68,15 +68,15 @@ class SampleCache:
 
 
 class EvaluationLoader:
-    """Iterates over this process's batches of one half of a task; the next one is decoded while one is scored.
+    """Iterates over this process's batches of one split of a task; the next one is decoded while one is scored.
 
     A batch holds ``image`` uint8 [B, 3, S, S], ``size`` int64 [B, 2] (height and width of the resized image in it),
     the prompt's tensors, and, as lists, ``id`` and ``truth`` (bool [H, W] at original size); ``task`` is the
-    :class:`Segmentation`, and ``measures`` the names of its measures that are computed on this half.
+    :class:`Segmentation`, and ``measures`` the names of its measures that are computed on this split.
 
     Args:
         task: whose pairs.
-        split: which half of them.
+        split: which of them.
         cache: reads them.
         batch_size: images per batch.
         offset: the process that gets the first batch.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cyqd.sam.layouts import Layout, Pair
 from cyqd.sam.masks import check
-from cyqd.training.splits import Split, excluded, halves, shuffled
+from cyqd.training.splits import Split, excluded, halves, kept_back, shuffled
 
 COSTLY = ("s_measure", "e_measure", "mae")
 """Measures that take long and are computed on the test half only."""
@@ -32,6 +32,8 @@ class Segmentation:
             ``e_measure`` and ``mae``.
         split_seed: seed of the even split, and of which pairs the limits take.
         limit: use at most this many pairs of the optimisation half, which is scored for every child.
+        selection_limit: keep back at most this many of the pairs beyond ``limit``, for final rules to judge models
+            on; as many as ``limit`` if not given.
         test_limit: use at most this many pairs of the test half.
         exclude: JSON files {task's name: [id, ...]} of pairs to leave out of the optimisation half; the halves
             themselves and the test half stay as they are.
@@ -54,6 +56,7 @@ class Segmentation:
         measures: Sequence[str] = ("dice",),
         split_seed: int = 0,
         limit: int | None = None,
+        selection_limit: int | None = None,
         test_limit: int | None = None,
         exclude: Sequence[Path] = (),
         skip_bad: bool = False,
@@ -63,13 +66,14 @@ class Segmentation:
             raise ValueError(f"task {self.name}: a name has no '/', which separates it from a problem's id")
         if unknown := sorted(set(measures) - {"dice", *COSTLY}):
             raise ValueError(f"task {self.name}: no measure {unknown[0]!r}; there are {['dice', *COSTLY]}")
-        for key, number in {"limit": limit, "test_limit": test_limit}.items():
+        limits = {"limit": limit, "selection_limit": selection_limit, "test_limit": test_limit}
+        for key, number in limits.items():
             if number is not None and number < 1:
                 raise ValueError(f"task {self.name}: {key} must be at least 1, got {number}")
         self.layouts = [problems] if test is None else [problems, test]
         self.measures = ("dice", *(name for name in COSTLY if name in measures), *HELPERS)
         self.split_seed = split_seed
-        self.limits: dict[Split, int | None] = {"optimisation": limit, "test": test_limit}
+        self.limits = limits
         self.exclude = list(exclude)
         self.skip_bad = skip_bad
         self.image_size = 1024
@@ -80,7 +84,7 @@ class Segmentation:
         return [layout.pairs() for layout in self.layouts]
 
     def problems(self, split: Split) -> Sequence[Pair]:
-        """Return the pairs of one half, in a fixed order.
+        """Return the pairs of one split, in a fixed order; the selection split may be empty.
 
         Raises:
             FileNotFoundError: if a folder is missing.
@@ -90,7 +94,7 @@ class Segmentation:
         return self._split[split]
 
     @cached_property
-    def _split(self) -> dict[Split, list[Pair]]:
+    def _split(self) -> dict[Split, Sequence[Pair]]:
         found = self.pairs
         left_out = excluded(self.exclude, self.name, {pair.id for pair in found[0]})
         if self.skip_bad:
@@ -98,23 +102,22 @@ class Segmentation:
             found = [[pair for pair in pairs if pair not in bad] for pairs in found]
         seed = self.split_seed
         first, second = halves(found[0], seed) if len(found) == 1 else [shuffled(pairs, seed) for pairs in found]
-        split: dict[Split, list[Pair]] = {
-            "optimisation": [pair for pair in first if pair.id not in left_out][: self.limits["optimisation"]],
-            "test": second[: self.limits["test"]],
-        }
-        for half, pairs in split.items():
+        first = [pair for pair in first if pair.id not in left_out]
+        second = second[: self.limits["test_limit"]]
+        for half, pairs in {"optimisation": first, "test": second}.items():
             if not pairs:
                 raise ValueError(f"task {self.name}: no pair is left in the {half} half")
-        scored = {pair.image.resolve() for pair in split["test"]}
-        if shared := [pair.image for pair in split["optimisation"] if pair.image.resolve() in scored]:
+        optimisation, selection = kept_back(first, self.limits["limit"], self.limits["selection_limit"])
+        scored = {pair.image.resolve() for pair in second}
+        if shared := [pair.image for pair in (*optimisation, *selection) if pair.image.resolve() in scored]:
             raise ValueError(
                 f"task {self.name}: {len(shared)} images are in the optimisation half and in the test half, "
                 f"such as {shared[0]}; what is reported must not be what steered"
             )
-        return split
+        return {"optimisation": optimisation, "selection": selection, "test": second}
 
     def measured(self, split: Split) -> tuple[str, ...]:
-        """Return which of :attr:`measures` are computed on a half."""
+        """Return which of :attr:`measures` are computed on a split."""
         return tuple(name for name in self.measures if split == "test" or name not in COSTLY)
 
     def derived(self, means: Mapping[str, float]) -> dict[str, float]:

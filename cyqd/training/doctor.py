@@ -130,7 +130,7 @@ def _differ(base: Tensor, expert: Tensor) -> bool:
 
 
 def problem_counts(data: L.LightningDataModule) -> dict[str, dict[str, int]]:
-    """Count the problems of each task's halves.
+    """Count the problems of each task's halves, those that are kept back for final rules left out.
 
     Raises:
         Skipped: if the data does not name its problems.
@@ -142,7 +142,7 @@ def problem_counts(data: L.LightningDataModule) -> dict[str, dict[str, int]]:
     for task, halves in data.splits().items():
         counts[task] = {half: len(halves[half]) for half in HALVES}
         wrong += [f"the {half} half of task {task} is empty" for half in HALVES if not halves[half]]
-        if both := set(halves["optimisation"]) & set(halves["test"]):
+        if both := {*halves["optimisation"], *halves.get("selection", ())} & set(halves["test"]):
             wrong.append(
                 f"{len(both)} problems of task {task} are in both halves, such as {min(both)!r}: "
                 "test scores would be too good"

@@ -9,6 +9,8 @@ from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from cyqd.evolution import ExpertSpace, Strategy
+from cyqd.evolution.crossover import DENSE_CROSSOVERS
+from cyqd.evolution.parts import Granularity
 from cyqd.evolution.spectrum import is_matrix
 
 DENSE_MUTATIONS = ("child", "literal", "gaussian")
@@ -93,6 +95,22 @@ def decomposing_bytes(shape: Shape) -> int:
     return longer * shorter * (3 * 4 + 8) + 5 * 8 * shorter**2
 
 
+def orthogonalising_bytes(shape: Shape, experts: int) -> int:
+    """Return the memory that :func:`cyqd.evolution.orthogonal.orthogonalise` holds for a matrix.
+
+    The experts' float32 task vectors; in float64 the singular vectors that are kept of all of them, and, of the
+    longer side's, what their polar factor takes: they side by side and five squares, then two more of their size.
+
+    Args:
+        shape: the matrix'.
+        experts: K.
+    """
+    longer, shorter = sides(shape)
+    width = max(shorter // experts, 1) * experts
+    polar = max(longer + 5 * width, 3 * longer)
+    return 4 * experts * longer * shorter + 8 * width * (longer + shorter + polar)
+
+
 def writing_bytes(shape: Shape, rank: int | None = None, *, stretched: bool) -> int:
     """Return the memory that materialising a parameter holds: float32 sums, and the stretch's operator and vectors.
 
@@ -174,6 +192,8 @@ class Plan:
         local: of them, on this machine.
         resident: whether base and experts are held on the device.
         on_cpu: whether the device is the CPU.
+        further: how many final rules there are beside the strategy's.
+        judged: how many models are scored on fresh problems for them.
     """
 
     space: ExpertSpace
@@ -186,6 +206,8 @@ class Plan:
     local: int = 1
     resident: bool = False
     on_cpu: bool = True
+    further: int = 0
+    judged: int = 0
 
     @property
     def shapes(self) -> list[Shape]:
@@ -200,38 +222,82 @@ class Plan:
     @property
     def tested(self) -> int:
         """How many models each evolution scores on the test half: base, experts, average, and its results."""
-        return self.experts + 2 + len(self.strategy.rules)
+        return self.experts + 2 + len(self.strategy.rules) + self.further
 
     @property
     def decomposes(self) -> bool:
         """Whether matrices are decomposed, before the evolution or in it."""
-        return self.strategy.spectral or getattr(self.strategy, "mutation", None) in DECOMPOSING_MUTATIONS
+        return self.strategy.spectral or self.orthogonal or self._decomposes_children
+
+    @property
+    def _decomposes_children(self) -> bool:
+        return getattr(self.strategy, "mutation", None) in DECOMPOSING_MUTATIONS
 
     @property
     def dense(self) -> bool:
-        """Whether mutation leaves the space of compact genomes."""
-        return getattr(self.strategy, "mutation", None) in DENSE_MUTATIONS
+        """Whether mutation or crossover leaves the space of compact genomes."""
+        mutation, crossover = (getattr(self.strategy, name, None) for name in ("mutation", "crossover"))
+        return mutation in DENSE_MUTATIONS or crossover in DENSE_CROSSOVERS
+
+    @property
+    def parts(self) -> int:
+        """How many coefficients a genome has for each expert."""
+        granularity: Granularity = getattr(self.strategy, "granularity", "model")
+        if granularity == "model" and getattr(self.strategy, "crossover", None) == "split":
+            granularity = "layer"
+        return len(self.space.part_names(granularity))
 
     @property
     def genome(self) -> int:
-        """Bytes of the largest genome, in float32: a task vector, or a number per direction of every expert."""
+        """Bytes of the largest genome: a task vector, or a number per direction and per part of every expert."""
         if self.dense:
             return 4 * sum(math.prod(shape) for shape in self.shapes)
         used = max(sum(map(self._directions, group)) for group in self.groups) if self.strategy.spectral else 0
-        return 4 * used + 8 * self.experts + ENTRY * (1 + self.experts)
+        ingredients = (2 if self.orthogonal else 1) * self.experts
+        return 4 * used + 8 * ingredients * self.parts + ENTRY * (1 + self.experts)
+
+    @property
+    def orthogonal(self) -> bool:
+        """Whether the experts' orthogonal task vectors are mixed; every evolution has its own."""
+        return self.strategy.task_vectors == "orthogonal"
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes that all experts' singular bases take: float32 values, and vectors on a matrix' shorter side."""
+        """Bytes that all that is kept beside the experts takes."""
+        return self.bases_bytes + self.orthogonal_bytes
+
+    @property
+    def orthogonal_bytes(self) -> int:
+        """Bytes that orthogonal task vectors take: of every expert all matrices, float32."""
+        shapes = self.space.matrices().values()
+        each = sum(4 * math.prod(shape) + ENTRY for shape in shapes)
+        return len(self.groups) * self.experts * each if self.orthogonal else 0
+
+    @property
+    def bases_bytes(self) -> int:
+        """Bytes that all singular bases take: float32 values, and vectors on a matrix' shorter side."""
         if not self.strategy.spectral:
             return 0
-        shapes = [tuple(self.space.base[name].shape) for changed in self.changed for name in changed]
-        numbers = sum(directions(shape, self.space.rank) * (1 + sides(shape)[1]) for shape in shapes if shape)
-        return 4 * numbers + 2 * ENTRY * len(self.space.matrices()) * len(self.changed)
+        kept = [(expert, False) for expert in range(len(self.changed))]
+        kept += [(expert, True) for group in self.groups for expert in group] if self.orthogonal else []
+        numbers = sum(
+            self._rank(shape, orthogonal) * (1 + sides(shape)[1])
+            for expert, orthogonal in kept
+            for shape in self._changed_matrices(expert)
+        )
+        return 4 * numbers + 2 * ENTRY * len(self.space.matrices()) * len(kept)
 
     def _directions(self, expert: int) -> int:
+        return sum(self._rank(shape, self.orthogonal) for shape in self._changed_matrices(expert))
+
+    def _changed_matrices(self, expert: int) -> list[Shape]:
         shapes = [tuple(self.space.base[name].shape) for name in self.changed[expert]]
-        return sum(directions(shape, self.space.rank) for shape in shapes)
+        return [shape for shape in shapes if is_matrix(shape)]
+
+    def _rank(self, matrix: Shape, orthogonal: bool) -> int:
+        """Return how many singular directions a matrix can have; experts that are orthogonal share the room."""
+        room = max(sides(matrix)[1] // self.experts, 1) if orthogonal else None
+        return min(rank for rank in (directions(matrix, self.space.rank), room) if rank is not None)
 
     @property
     def run_bytes(self) -> int:
@@ -243,7 +309,8 @@ class Plan:
         spectral, rank = self.strategy.spectral, self.space.rank
         writing = max(writing_bytes(shape, rank, stretched=spectral) for shape in self.shapes)
         matrices = [shape for shape in self.shapes if is_matrix(shape)] if self.decomposes else []
-        return max([writing, *map(decomposing_bytes, matrices)])
+        together = [orthogonalising_bytes(shape, self.experts) for shape in matrices] if self.orthogonal else []
+        return max([writing, *map(decomposing_bytes, matrices), *together])
 
     @property
     def _breeding(self) -> int:
@@ -276,7 +343,7 @@ class Plan:
     def _run_sizes(self) -> list[Estimate]:
         kept, runs = most_genomes(self.strategy, tasks=self.experts), len(self.groups)
         number = f"{runs} × {kept}" if runs > 1 else f"{kept}"
-        log = runs * ((self.strategy.budget + self.tested) * 2000 + 15 * MEGABYTE)
+        log = runs * ((self.strategy.budget + self.judged + self.tested) * 2000 + 15 * MEGABYTE)
         each = f"at most {number} of {bytes_text(self.genome)}: the most elites there can be, all their numbers set"
         return [
             Estimate("disk: genomes", runs * kept * self.genome, "bytes", each),
@@ -287,7 +354,8 @@ class Plan:
     def sizes(self) -> list[Estimate]:
         """Return what the run takes of disk and memory."""
         rank = "full rank" if self.space.rank is None else f"rank {self.space.rank}"
-        bases = f"of {len(self.space.experts)} experts, {rank}; none kept from an earlier run"
+        both = ", their own and orthogonal ones" if self.orthogonal else ""
+        bases = f"of {len(self.space.experts)} experts{both}, {rank}; none kept from an earlier run"
         work = f"{bytes_text(self._scratch)} for the largest matrix"
         held = ", base and experts with their bases" if self.resident else ""
         genomes = ", dense genomes" if self.dense else ""
@@ -295,7 +363,10 @@ class Plan:
         program = f"{bytes_text(self.program)} for the program"
         work = f", {work}" if self.on_cpu else ""
         host = f"{self.local} × live weights{genomes}, {program}{work}; no memory-mapped files"
-        sizes = [*self._run_sizes(), Estimate("disk: singular bases", self.cache_bytes, "bytes", bases)]
+        sizes = [*self._run_sizes(), Estimate("disk: singular bases", self.bases_bytes, "bytes", bases)]
+        if self.orthogonal:
+            kept = "float32, of every expert all matrices"
+            sizes.append(Estimate("disk: orthogonal task vectors", self.orthogonal_bytes, "bytes", kept))
         if not self.on_cpu:
             sizes.append(Estimate("memory: device, each", self.device_bytes, "bytes", device))
         return [*sizes, Estimate("memory: this machine", self.host_bytes, "bytes", host)]
@@ -313,24 +384,29 @@ class Plan:
             seconds: per batch of each task, if they were measured.
             batches: of each half ("optimisation", "test"), by task.
         """
-        bases = len(self.space.experts) * measured.bases / self.processes if self.strategy.spectral else 0.0
-        breeding = measured.bases if self.decomposes and not self.strategy.spectral else 0.0
+        orthogonal = len(self.groups) * self.experts if self.orthogonal else 0
+        decomposed = (len(self.space.experts) + orthogonal) * self.strategy.spectral
+        decomposed += orthogonal + 2 * bool(orthogonal) * len(self.groups)  # and two polar factors
+        bases = decomposed * measured.bases / self.processes
+        breeding = measured.bases if self._decomposes_children else 0.0
         child = measured.materialise + breeding
         tried = "each shape tried once, a large one smaller; files in the page cache"
+        orthogonalised = "and orthogonal task vectors; " if self.orthogonal else ""
         found = [
-            Estimate("time: singular bases", bases, "seconds", tried),
+            Estimate("time: singular bases", bases, "seconds", f"{orthogonalised}{tried}"),
             Estimate("time: write a child", child, "seconds", "likewise; all of a genome's numbers set"),
         ]
         if seconds is None or batches is None:
             return found
         search, test = (self._evaluation(batches[half], [*seconds.values()]) for half in ("optimisation", "test"))
         total = bases + sum(
-            self.strategy.budget * (child + searching) + self.tested * (child + testing)
+            (self.strategy.budget + self.judged) * (child + searching) + self.tested * (child + testing)
             for searching, testing in zip(search, test, strict=True)
         )
         processes = f"the busiest of {self.processes} processes, " if self.processes > 1 else ""
         runs = f", {len(self.groups)} times" if len(self.groups) > 1 else ""
-        count = f"{self.strategy.budget} evaluations, {self.tested} more on the test half{runs}; no loading"
+        fresh = f"{self.judged} on fresh problems, " if self.judged else ""
+        count = f"{self.strategy.budget} evaluations, {fresh}{self.tested} more on the test half{runs}; no loading"
         return [
             *found,
             Estimate("time: evaluate a child", max(search), "seconds", f"{processes}by one batch of each task"),

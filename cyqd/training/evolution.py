@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,8 +18,10 @@ from tqdm import tqdm
 from cyqd.evolution import Candidate, ExpertSpace, GenomeStore, Strategy, materialise
 from cyqd.evolution.storage import atomic_path, load_json, save_json
 from cyqd.report.metrics import generation_metrics
-from cyqd.training.bases import prepare_bases
-from cyqd.training.host import EvolutionHost
+from cyqd.training.bases import prepare_space
+from cyqd.training.host import EvaluationData, EvolutionHost
+from cyqd.training.module import EvolvableModule
+from cyqd.training.scores import ScoreCache
 from cyqd.training.sharding import gather
 
 
@@ -41,6 +43,8 @@ class Evolution(L.Callback):
         title: what the progress bar says.
         patient: let the first Ctrl-C end the run after the current evaluation.
         by_problem: keep every problem's score in the history.
+        scores: where scores of models that were evaluated before are found; they count as evaluations all the same,
+            and their lines of the history say ``cached``. By default every model is evaluated.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Evolution(L.Callback):
         title: str = "evolve",
         patient: bool = True,
         by_problem: bool = False,
+        scores: ScoreCache | None = None,
     ) -> None:
         self.strategy = strategy
         self.space = space
@@ -68,18 +73,20 @@ class Evolution(L.Callback):
         self.title = title
         self.patient = patient
         self.by_problem = by_problem
+        self.scores = scores
         self.interrupted = False
         self.candidate: Candidate
         self.line: dict[str, Any] = {}
         """The history's newest line, on every process."""
         self.seconds: dict[str, float] = {}
+        self.key = ""
+        self.known: Mapping[str, Any] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Prepare singular bases, state and progress bar, once for the whole evolution."""
         self.tasks = [task.name for task in trainer.datamodule.tasks]  # type: ignore[attr-defined]
         self.space.identity = trainer.strategy.broadcast(self.space.identity)
-        if self.strategy.spectral:
-            prepare_bases(self.space, self.cache, trainer)
+        prepare_space(self.space, self.strategy, self.cache, trainer)
         self.space.to(trainer.strategy.root_device, resident=self.resident)
         self.store.writable = trainer.is_global_zero
         self.strategy.setup(self.space, self.store, self.seed, self.tasks)
@@ -88,6 +95,7 @@ class Evolution(L.Callback):
         self._forget_unsaved(trainer)
         trainer.strategy.barrier("evolution state")
         trainer.fit_loop.max_epochs = max(self.strategy.budget - self.strategy.evaluated, 0)
+        self.batches = trainer.limit_val_batches
         self.bar = tqdm(
             total=self.strategy.budget,
             initial=self.strategy.evaluated,
@@ -98,39 +106,37 @@ class Evolution(L.Callback):
         self._catch_interrupt()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Breed a child and write it into the live module."""
+        """Breed a child and write it into the live module, unless its scores are known."""
         assert isinstance(pl_module, EvolutionHost)
         self.seconds = {}
         pl_module.domain.reset_scores()
         with self._clock("breed"):
             self.candidate = self.strategy.ask()
-        with self._clock("materialise"):
-            materialise(self.candidate.genome, pl_module.domain.evolved_parameters())
+        self.known = self._look_up(trainer)
+        trainer.limit_val_batches = 0 if self.known else self.batches  # 0 skips the whole validation
+        if not self.known:
+            with self._clock("materialise"):
+                materialise(self.candidate.genome, pl_module.domain.evolved_parameters())
         self._evaluation_start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tell the child's scores, save, report."""
         assert isinstance(pl_module, EvolutionHost)
-        domain = pl_module.domain
-        scores = {task: metric.score() for task, metric in zip(self.tasks, domain.metrics, strict=True)}  # type: ignore[operator]
-        self.seconds["evaluate"] = time.perf_counter() - self._evaluation_start
-        details = {
-            "measures": domain.measures(),
-            "faults": gather(domain.faults),
-            "retries": gather(domain.retries),
-            "outcomes": gather(domain.outcomes) if self.by_problem else {},
-        }
+        found = self.known or self._measure(pl_module.domain)
+        if trainer.is_global_zero and self.scores and not self.known:
+            self.scores.keep(self.key, found)
+        scores = [found["scores"][task] for task in self.tasks]
         with self._clock("tell"):
-            report = self.strategy.tell(self.candidate, tuple(score.mean for score in scores.values()))
+            report = self.strategy.tell(self.candidate, tuple(scores))
+        details = {key: found[key] for key in ("measures", "faults", "retries")}
+        details |= {"outcomes": found["outcomes"] if self.by_problem else {}, "cached": self.known is not None}
         self.line = {
             "evaluation": self.candidate.id,
             **self.candidate.origin,
-            "scores": {task: score.mean for task, score in scores.items()},
-            "intervals": {task: [score.low, score.high] for task, score in scores.items()},
-            "n": {task: score.n for task, score in scores.items()},
+            **{key: found[key] for key in ("scores", "intervals", "n")},
             **report,
             **{key: value for key, value in details.items() if value},
-            "seconds": {**self.seconds, **domain.timings},
+            "seconds": {**self.seconds, **found["seconds"]},
         }
         if trainer.is_global_zero:
             self._save()
@@ -139,7 +145,7 @@ class Evolution(L.Callback):
             metrics = generation_metrics(self.line, self.strategy.archives, self.tasks)
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=self.line.get("generation", self.candidate.id))
-        child = sum(score.mean for score in scores.values()) / len(scores)
+        child = sum(scores) / len(scores)
         best = " ".join(f"{t}={s:.3f}" for t, s in zip(self.tasks, self.strategy.best(), strict=False))
         self.bar.set_postfix_str(f"mean={child:.3f}, best {best}", refresh=False)
         self.bar.update()
@@ -151,6 +157,34 @@ class Evolution(L.Callback):
         self.bar.close()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._previous_handler)
+
+    def _look_up(self, trainer: L.Trainer) -> Mapping[str, Any] | None:
+        """Find the candidate's scores; the first process looks, and tells all."""
+        if self.scores is None:
+            return None
+        known = None
+        if trainer.is_global_zero:
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            assert isinstance(data, EvaluationData)
+            self.key = self.scores.key(self.candidate.genome, data.split, trainer.strategy.root_device)
+            known = self.scores.find(self.key, outcomes=self.by_problem)
+        return trainer.strategy.broadcast(known)
+
+    def _measure(self, domain: EvolvableModule) -> dict[str, Any]:
+        """Collect what was measured, over all processes; ``seconds`` are those that a cached score saves."""
+        scores = {task: metric.score() for task, metric in zip(self.tasks, domain.metrics, strict=True)}  # type: ignore[operator]
+        seconds = {"materialise": self.seconds.pop("materialise")}
+        seconds["evaluate"] = time.perf_counter() - self._evaluation_start
+        return {
+            "scores": {task: score.mean for task, score in scores.items()},
+            "intervals": {task: [score.low, score.high] for task, score in scores.items()},
+            "n": {task: score.n for task, score in scores.items()},
+            "measures": domain.measures(),
+            "faults": gather(domain.faults),
+            "retries": gather(domain.retries),
+            "outcomes": gather(domain.outcomes) if self.by_problem else {},
+            "seconds": {**seconds, **domain.timings},
+        }
 
     @contextmanager
     def _clock(self, part: str) -> Iterator[None]:

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cyqd.evolution import Archive, Genome, Strategy, materialise
+from cyqd.evolution import Archive, CompactGenome, Genome, Strategy, materialise
 from cyqd.evolution.aggregation import best_quality_elite, largest_gamma_elite, softmax_weights
 from cyqd.evolution.storage import atomic_path
 from cyqd.report.card import licence_files, model_card, public_name
 from cyqd.report.recipe import merge_recipe, recipe_text
 from cyqd.report.record import RunRecord
 from cyqd.report.tables import results_row
+from cyqd.training.final import RESCORED, SCALED
 from cyqd.training.module import EvolvableModule
 
-LISTED = 40  # cells that an error names at most
+LISTED = 40  # cells or models that an error names at most
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,16 @@ def find_elite(run: RunRecord, wanted: str) -> int:
         if which not in kinds:
             raise ValueError(f"elite: expected {task}:best or {task}:gamma, got {wanted!r}")
         return int(kinds[which](archive).id)
-    held = sorted({*run.experts.values(), *(elite.id for archive in run.archives() for elite in archive)})
+    held = {*run.experts.values(), *(elite.id for archive in run.archives() for elite in archive)}
+    if not run.edges:  # learned coefficients are told by the history, all of them
+        held |= {line["evaluation"] for line in run.evaluations if "alpha" in line}
     if not wanted.isdecimal():
         raise ValueError(
             f"elite: expected TASK:best, TASK:gamma (tasks: {', '.join(run.tasks)}) or a number, got {wanted!r}"
         )
     if int(wanted) not in held:
-        raise ValueError(
-            f"elite: evaluation {wanted} is not held; experts and elites are: {', '.join(map(str, held)) or 'none'}"
-        )
+        listed = ", ".join(map(str, sorted(held)[:LISTED])) + (", …" if len(held) > LISTED else "")
+        raise ValueError(f"elite: evaluation {wanted} is not held; experts and elites are: {listed or 'none'}")
     return int(wanted)
 
 
@@ -113,25 +115,35 @@ def individual(strategy: Strategy, evaluation: int, label: str) -> Individual:
     Raises:
         FileNotFoundError: if it is no longer held.
     """
-    return Individual(label, strategy.store.load(evaluation), [(1.0, evaluation)], strategy.budget)
+    return Individual(label, strategy.individual(evaluation), [(1.0, evaluation)], strategy.budget)
 
 
-def final_model(strategy: Strategy, rule: str, results: Mapping[str, Genome]) -> Individual:
-    """Return one of a strategy's results.
+def chosen_on_fresh_problems(run: RunRecord) -> dict[str, Any]:
+    """Return what the further final rules chose, by rule; empty where there are none, or the run has gone on."""
+    return dict(run.results.get("selection", {}).get("chosen", {})) if run.results_current else {}
+
+
+def final_model(strategy: Strategy, rule: str, results: Mapping[str, Genome], run: RunRecord) -> Individual:
+    """Return one of a run's results.
 
     Args:
         strategy: set up, and with its state.
         rule: which.
-        results: all of them, ``strategy.result()``.
+        results: all of them, by rule.
+        run: what the further rules chose, once it has ended.
 
     Raises:
         ValueError: if there is none yet.
     """
     if rule not in results:
-        raise ValueError(f"aggregate: there is no {rule!r} model yet: the experts are not scored")
-    elites = strategy.chosen().get(rule, ())
+        raise ValueError(f"aggregate: there is no {rule!r} model yet: what it chooses among is not scored")
+    chosen = chosen_on_fresh_problems(run)
+    factor = chosen[SCALED] if rule == SCALED else 1.0
+    elites = strategy.chosen().get(strategy.rules[0] if rule == SCALED else rule, ())
     weights = softmax_weights([elite.scores[task] for task, elite in enumerate(elites)]) if elites else []
-    parts = [(weight, elite.id) for weight, elite in zip(weights, elites, strict=True)]
+    parts = [(factor * weight, elite.id) for weight, elite in zip(weights, elites, strict=True)]
+    if rule == RESCORED:
+        parts = [(1.0, chosen[RESCORED])]
     return Individual(rule, results[rule], parts, strategy.budget, rule)
 
 
@@ -150,15 +162,18 @@ def write_model(
             none, only the last part of its path is written: a folder may be pushed.
     """
     base = base or public_name(model.base)
-    alpha = chosen.genome.tensors().get("alpha")
-    shares = [] if alpha is None else alpha.tolist()
+    genome = chosen.genome
+    shares: list[dict[str, float]] = []
+    if isinstance(genome, CompactGenome):
+        names = genome.space.part_names(genome.granularity)
+        shares = [dict(zip(names, alpha, strict=True)) for alpha in genome.alpha.tolist()]
     origin: dict[str, Any] = {"base": base, "budget": chosen.budget, "rule": chosen.rule}
     recipe = merge_recipe(run, chosen.label, chosen.parts, shares, **origin)
     experts = [expert["model"] for expert in recipe["experts"].values()]
     scores = _scores(run, chosen)
     about: dict[str, Any] = {"experts": experts, "licensed": model.base, "hub": model.hub(), "made": made}
     card = model_card(base, recipe_text(recipe), **about, **scores)
-    materialise(chosen.genome, model.evolved_parameters())
+    materialise(genome, model.evolved_parameters())
     model.save_model(out, card)
     for file in licence_files(model.base):
         shutil.copyfile(file, out / file.name)
@@ -171,7 +186,7 @@ def _scores(run: RunRecord, chosen: Individual) -> dict[str, Any]:
     if chosen.rule is None:
         line: Mapping[str, Any] = run.evaluations[chosen.parts[0][1]]
         return {"rows": [results_row(chosen.label, line)], "scored": chosen.label, "split": "optimisation"}
-    if run.results.get("evaluations") != len(run.evaluations):
+    if not run.results_current:
         return {}  # the run has gone on since, or has not ended
     names = (chosen.rule, f"{run.settings['strategy']} {chosen.rule}")
     rows = run.results["rows"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 import cyqd
 from cyqd.training.module import EvolvableModule
 from cyqd.training.sharding import gather
+from cyqd.training.splits import Split
 
 
 class EvolutionHost(L.LightningModule):
@@ -62,13 +63,14 @@ class EvaluationData(L.LightningDataModule):
 
     Args:
         data: the domain's data module.
-        split: which half of the evaluation problems to score on.
+        split: which of the evaluation problems to score on.
     """
 
-    def __init__(self, data: L.LightningDataModule, split: Literal["optimisation", "test"]) -> None:
+    def __init__(self, data: L.LightningDataModule, split: Split) -> None:
         super().__init__()
         self.data = data
         self.split = split
+        self.stage = "test" if split == "test" else "validate"
 
     @property
     def tasks(self) -> Sequence[Any]:
@@ -87,7 +89,7 @@ class EvaluationData(L.LightningDataModule):
                 sum would be wrong.
         """
         self.data.trainer = self.trainer
-        self.data.setup("validate" if self.split == "optimisation" else "test")
+        self.data.setup(self.stage)
         if self.trainer.world_size > 1:  # type: ignore[union-attr]
             problems = self.data.splits() if hasattr(self.data, "splits") else {}
             text = json.dumps([cyqd.__version__, [task.name for task in self.tasks], problems])
@@ -104,8 +106,10 @@ class EvaluationData(L.LightningDataModule):
 
     def val_dataloader(self) -> Any:
         """Return the split's loaders."""
-        return self.data.val_dataloader() if self.split == "optimisation" else self.data.test_dataloader()
+        if self.split == "selection":
+            return self.data.selection_dataloader()  # type: ignore[attr-defined]
+        return self.data.test_dataloader() if self.split == "test" else self.data.val_dataloader()
 
     def teardown(self, stage: str) -> None:
         """Leave it to the domain."""
-        self.data.teardown("validate" if self.split == "optimisation" else "test")
+        self.data.teardown(self.stage)

@@ -54,7 +54,11 @@ class EvolvableModule(L.LightningModule, ABC):
       the first ones are shown when a fit is logged;
     - ``val_dataloader()`` and ``test_dataloader()``: a list of one loader per task, in that order, sharded by
       :class:`cyqd.training.ShardedBatchSampler`;
-    - optionally ``splits()``, which returns the ids of each task's problems: task → "optimisation" or "test" → ids;
+    - optionally ``selection_dataloader()``, likewise, over fresh problems of the half that drives the search: final
+      rules judge their candidates on them;
+    - optionally ``splits()``, which returns the ids of each task's problems: task → "optimisation", "selection" or
+      "test" → ids, and a hash of all that they are; without it, scores are not kept for other runs;
+    - optionally ``draws``, False where scores do not depend on the run's seed;
     - optionally ``close()``, which ends what its environments have under way; called when an evaluation fails.
 
     ``validation_step(batch, batch_idx, dataloader_idx)`` feeds the scores of a batch's problems to

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -26,9 +24,12 @@ from cyqd.report.similarity import check_similarity
 from cyqd.report.tables import markdown_table, results_row
 from cyqd.training.evolution import Evolution
 from cyqd.training.export import final_model, write_model
+from cyqd.training.final import Final, further_results
 from cyqd.training.host import EvaluationData, EvolutionHost
 from cyqd.training.module import EvolvableModule
 from cyqd.training.pictures import draw_pictures
+from cyqd.training.scores import ScoreCache
+from cyqd.training.splits import Split
 from cyqd.training.strategies import EvaluationStrategy
 
 HOST_ARGUMENTS: dict[str, Any] = {
@@ -137,7 +138,9 @@ def evolve(
     trainer_arguments: Mapping[str, Any],
     final_rule: str,
     cache: Path,
+    final: Final | None = None,
     resident: bool = False,
+    scores: ScoreCache | None = None,
 ) -> tuple[list[dict[str, Any]], bool]:
     """Evolve, score what came out on the test split, and write the run's folder (design, section 7).
 
@@ -149,47 +152,58 @@ def evolve(
         run: the run's folder; a state in it is continued.
         seed: seed of the search.
         trainer_arguments: of the hosting Trainer.
-        final_rule: which of the strategy's results becomes ``run/model``.
+        final_rule: which result becomes ``run/model``, of the strategy's or of the further rules.
         cache: where singular bases are kept.
+        final: the further rules; by default there are none.
         resident: hold base, experts and singular bases on the device.
+        scores: where scores of models that were evaluated before are found; by default all are evaluated.
 
     Returns:
         The rows of the results table, and whether Ctrl-C ended the search.
     """
-    common: dict[str, Any] = {"space": space, "seed": seed, "cache": cache, "resident": resident}
+    common: dict[str, Any] = {"space": space, "seed": seed, "cache": cache, "resident": resident, "scores": scores}
+    final = final or Final()
     folder = run / "evolution" / "state"
     search = Evolution(strategy, folder=folder, history=run / "history.jsonl", title="evolve", **common)
     callbacks = [search, ExpertCheck(space, run / "similarity.json")]
     trainer, host, problems = host_trainer(model, data, "optimisation", callbacks, trainer_arguments)
     with clear_errors(trainer, data):
         trainer.fit(host, datamodule=problems)
-    results = strategy.result()
+    results = dict(strategy.result())
     if not results:
         raise SystemExit("interrupted before the experts were scored; continue with --ckpt_path last")
+    apart = {"arguments": {**trainer_arguments, "logger": False}, **common}
+    folder, stamp = run / "evolution", f"{strategy.evaluated:06d}{final.tag}"
+    candidates, judged = final.candidates(strategy, results), []
+    if candidates:
+        judged = score(model, data, candidates, folder=folder / f"selection-{stamp}", split="selection", **apart)
+    selection = final.choose(strategy, judged)
+    results |= further_results(strategy, results, selection.get("chosen", {}))
     name = type(strategy).__name__
     models = {"base": space.origin()}
     models |= {f"expert {task}": space.expert(k) for k, task in enumerate(space.tasks)}
     models |= {"task-vector average": space.mean()}
     models |= {f"{name} {rule}": genome for rule, genome in results.items() if rule not in models}
-    folder = run / "evolution" / f"test-{strategy.evaluated:06d}"
-    records = score(model, data, models, folder=folder, arguments={**trainer_arguments, "logger": False}, **common)
+    records = score(model, data, models, folder=folder / f"test-{stamp}", **apart)
     rows = [results_row(record["model"], record) for record in records]
     if is_first_process():
-        final = final_rule if final_rule in models else f"{name} {final_rule}"
+        winner = final_rule if final_rule in models else f"{name} {final_rule}"
         about = {
             "evaluations": strategy.evaluated,
             "budget": strategy.budget,
+            "rescored": len(judged),
+            **({"selection": selection} if selection else {}),
             "seed": seed,
-            "final": final,
-            "similarity": similarities(space),
+            "final": winner,
         }
         write_results(run, rows, {**about, "evolution": troubles(read_history(run / "history.jsonl"))})
-        pictures = draw_pictures(model, data, space, results[final_rule], records, final, run / "pictures")
+        pictures = draw_pictures(model, data, space, results[final_rule], records, winner, run / "pictures")
         for logger in (logger for logger in trainer.loggers if hasattr(logger, "log_image")):
             for path in pictures:
                 logger.log_image(key=f"pictures/{path.stem}", images=[str(path)])
         made = "python -m cyqd evolve --config config.yaml"
-        write_model(model, final_model(strategy, final_rule, results), read_run(run), run / "model", made=made)
+        record = read_run(run)
+        write_model(model, final_model(strategy, final_rule, results, record), record, run / "model", made=made)
         write_page(run)
     return rows, search.interrupted
 
@@ -201,7 +215,7 @@ def score(
     *,
     folder: Path,
     arguments: Mapping[str, Any],
-    split: Literal["optimisation", "test"] = "test",
+    split: Split = "test",
     **common: Any,
 ) -> list[dict[str, Any]]:
     """Score models on a split; continues where a killed process stopped, if the models are the same.
@@ -248,15 +262,6 @@ class ExpertCheck(L.Callback):
             tqdm.write(f"warning: {warning}")
 
 
-def similarities(space: ExpertSpace) -> dict[str, float | None]:
-    """Return the similarity of every pair of experts, as "A+B"; empty if the strategy needs no singular bases."""
-    found = {}
-    for a, b in combinations(range(len(space.bases)), 2):
-        similarity = space.similarity(a, b)
-        found[f"{space.tasks[a]}+{space.tasks[b]}"] = similarity if math.isfinite(similarity) else None
-    return found
-
-
 def read_history(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a history."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -280,7 +285,7 @@ def unsolved(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 def host_trainer(
     model: EvolvableModule,
     data: L.LightningDataModule,
-    split: Literal["optimisation", "test"],
+    split: Split,
     callbacks: Sequence[L.Callback],
     arguments: Mapping[str, Any],
 ) -> tuple[L.Trainer, EvolutionHost, EvaluationData]:

@@ -1,4 +1,4 @@
-"""The even split of a task's problems into an optimisation half and a test half."""
+"""The even split of a task's problems into an optimisation half, some of which is kept back, and a test half."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, get_args
 
-Split = Literal["optimisation", "test"]
+Split = Literal["optimisation", "selection", "test"]
+"""What a model is scored on: the optimisation split drives the search, the test split is what is reported. On the
+selection split, which is of the optimisation half too but drove nothing, final rules judge their candidates."""
+
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class HasId(Protocol):
@@ -37,6 +41,23 @@ def halves(problems: Iterable[Problem], seed: int) -> tuple[list[Problem], list[
     ordered = shuffled(problems, seed)
     middle = (len(ordered) + 1) // 2
     return ordered[:middle], ordered[middle:]
+
+
+def kept_back(
+    half: Sequence[Problem], limit: int | None, selection_limit: int | None
+) -> tuple[Sequence[Problem], Sequence[Problem]]:
+    """Divide an optimisation half into the optimisation split and the selection split.
+
+    Args:
+        half: its problems, in a fixed order.
+        limit: length of the optimisation split; without it, that is all of the half.
+        selection_limit: length of the selection split; as many as ``limit`` if not given.
+
+    Returns:
+        The first problems, and those that follow them; fewer, or none, where the half ends.
+    """
+    rest = [] if limit is None else half[limit:]
+    return half[:limit], rest[: limit if selection_limit is None else selection_limit]
 
 
 def excluded(files: Sequence[Path], task: str, ids: Collection[str]) -> set[str]:

@@ -11,6 +11,8 @@ from cyqd.evolution.aggregation import (
     aggregate,
     best_mean_elite,
     best_quality_elite,
+    best_rescored,
+    best_scale,
     largest_gamma_elite,
     softmax_weights,
 )
@@ -100,3 +102,16 @@ def test_equal_qualities_give_the_plain_average(space):
 def test_genomes_and_qualities_must_match_in_number(space):
     with pytest.raises(ValueError, match="zip"):
         aggregate([space.expert(0)], (0.4, 0.4))
+
+
+def test_of_rescored_individuals_the_best_wins_then_the_formerly_better_then_the_most_recent():
+    low, high, newest = Elite(3, (0.2, 0.2)), Elite(1, (0.5, 0.5)), Elite(7, (0.5, 0.5))
+    assert best_rescored([low, high, newest], [0.9, 0.1, 0.3]) == low
+    assert best_rescored([high, low], [0.4, 0.4]) == high
+    assert best_rescored([newest, high], [0.4, 0.4]) == newest
+
+
+def test_of_factors_the_best_wins_then_the_one_nearest_1():
+    assert best_scale([0.5, 1.0, 2.0], [0.3, 0.2, 0.1]) == 0.5
+    assert best_scale([0.5, 0.9, 1.2], [0.3, 0.3, 0.3]) == 0.9
+    assert best_scale([1.5, 0.5], [0.3, 0.3]) == 1.5

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cyqd.evolution import ExpertSpace
-from cyqd.evolution.comparison import compare, parts_of
+from cyqd.evolution.comparison import compare
 from tests.conftest import ROOT, environment
 from tests.evolution.models import SHAPES, open_space, read, write_models
 
@@ -85,23 +85,6 @@ def test_similarity_is_that_of_the_singular_bases(space: ExpertSpace) -> None:
         assert computed["pairs"][pair]["similarity"] == pytest.approx(expected, abs=1e-7)
         assert known["pairs"][pair]["similarity"] == expected
         assert unknown["pairs"][pair] == {"similarity": None, "cosine": computed["pairs"][pair]["cosine"]}
-
-
-@pytest.mark.parametrize(
-    ("name", "layer", "group"),
-    [
-        ("model.layers.12.mlp.down_proj.weight", "model.layers.12", "mlp.down_proj"),
-        ("model.layers.3.self_attn.q_proj.bias", "model.layers.3", "self_attn.q_proj.bias"),
-        ("image_encoder.blocks.0.attn.rel_pos_h", "image_encoder.blocks.0", "attn.rel_pos_h"),
-        ("encoder.2.layers.5.weight", "encoder.2", "layers.5"),
-        ("0.weight", "0", "weight"),
-        ("point_embeddings.3", "point_embeddings.3", "point_embeddings.3"),
-        ("conv2d.weight", "conv2d.weight", "conv2d.weight"),
-        ("model.embed_tokens.weight", "model.embed_tokens.weight", "model.embed_tokens.weight"),
-    ],
-)
-def test_names_fall_into_layers_and_groups(name: str, layer: str, group: str) -> None:
-    assert parts_of(name) == (layer, group)
 
 
 def test_layers_and_groups_are_sums_over_their_parameters() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
+import re
 
 import numpy as np
 import pytest
 
-from cyqd.evolution import CycleQD, ExpertSpace, GenomeStore
+from cyqd.evolution import Candidate, CycleQD, ExpertSpace, GenomeStore
 from cyqd.evolution.archive import MIN_AXIS_WIDTH
 from tests.evolution.models import (
     SHAPES,
@@ -25,6 +27,12 @@ from tests.evolution.models import (
 )
 
 VARIANTS = ("expert", "child", "literal", "gaussian", "none")
+CROSSOVERS = [
+    {"crossover": "ties"},
+    {"crossover": "dare", "granularity": "layer"},
+    {"crossover": "split"},
+    {"granularity": "group"},
+]
 
 
 def text(strategy: CycleQD) -> str:
@@ -210,10 +218,10 @@ def test_an_archive_of_one_elite_breeds(space, tmp_path):
 # Stop and continue
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*({"mutation": variant} for variant in VARIANTS), *CROSSOVERS], ids=str)
 @pytest.mark.parametrize("stop", [0, 2, 3, 8])
 def test_a_continued_run_equals_an_uninterrupted_one(space, tmp_path, variant, stop):
-    settings = {"generations": 12, "mutation": variant, "seed": 3}
+    settings = {"generations": 12, "seed": 3, **variant}
     whole = start(space, tmp_path / "whole", **settings)
     evolve(whole)
     first = start(space, tmp_path / "parts", **settings)
@@ -233,6 +241,8 @@ def test_a_continued_run_equals_an_uninterrupted_one(space, tmp_path, variant, s
     ("key", "value"),
     [("bins", 9), ("bound_low", 0.8), ("bound_high", 1.2), ("selection", "random"), ("alpha_low", 0.4),
      ("alpha_high", 0.9), ("crossover_mu", 1.1), ("crossover_sigma", 0.1), ("mutation", "none"),
+     ("crossover", "ties"), ("granularity", "layer"), ("density", 0.2),
+     ("crossover_stretch", 1.5), ("task_vectors", "orthogonal"),
      ("w_max", 0.5), ("mutation_sigma", 0.02), ("seed", 1)],
 )  # fmt: skip
 def test_a_changed_setting_is_refused_by_the_name_the_user_gave_it(space, tmp_path, key, value):
@@ -243,6 +253,16 @@ def test_a_changed_setting_is_refused_by_the_name_the_user_gave_it(space, tmp_pa
         other.load_state_dict(json.loads(text(strategy)))
     assert other.evaluated == 0
     assert other.archives == []
+
+
+def test_a_run_of_before_a_setting_existed_had_its_default(space, tmp_path):
+    strategy = start(space, tmp_path, generations=5)
+    evolve(strategy, steps=4)
+    old = json.loads(text(strategy))
+    del old["settings"]["crossover"]
+    start(space, tmp_path, generations=5).load_state_dict(old)
+    with pytest.raises(ValueError, match=r"cannot continue.*crossover = 'linear', now it is 'ties'"):
+        start(space, tmp_path, generations=5, crossover="ties").load_state_dict(old)
 
 
 def test_other_models_are_refused(space, tmp_path):
@@ -285,6 +305,35 @@ def test_a_run_may_be_continued_for_more_generations(space, tmp_path):
     assert text(longer) == text(whole)
 
 
+def test_the_state_says_how_many_evaluations_there_will_be(space, tmp_path):
+    strategy = start(space, tmp_path, generations=12)
+    assert (strategy.state_dict()["evaluated"], strategy.state_dict()["budget"]) == (0, 15)
+
+
+# Crossover and finalists
+
+
+@pytest.mark.parametrize("variant", CROSSOVERS, ids=str)
+def test_only_one_weighted_sum_of_the_parents_tells_coefficients(space, tmp_path, variant):
+    strategy = start(space, tmp_path, generations=4, **variant)
+    child = evolve(strategy)[-1][0]
+    assert "coefficients" not in child.origin
+    assert child.origin["crossover"]["variant"] == variant.get("crossover", "linear")
+    assert len(child.origin["parents"]) == 2
+
+
+def test_finalists_are_the_elites_of_best_mean_and_their_genomes_can_be_had(space, tmp_path):
+    strategy = start(space, tmp_path, generations=20)
+    log = {candidate.id: scores for candidate, scores in evolve(strategy)}
+    elites = {elite.id for archive in strategy.archives for elite in archive}
+    expected = sorted(elites, key=lambda id: (-math.fsum(log[id]), -id))
+    assert [elite.id for elite in strategy.finalists(4)] == expected[:4]
+    assert [elite.id for elite in strategy.finalists(1000)] == expected
+    assert strategy.finalists(0) == []
+    best = strategy.individual(expected[0])
+    assert judge(Candidate(0, best)) == log[expected[0]]
+
+
 # Construction
 
 
@@ -292,6 +341,7 @@ def test_defaults_are_the_papers():
     defaults = {name: p.default for name, p in inspect.signature(CycleQD).parameters.items()}
     papers = {"generations": 1200, "bins": 15, "bound_low": 0.85, "bound_high": 1.15, "selection": "elite",
               "alpha_low": 0.5, "alpha_high": 0.8, "crossover_mu": 1.0, "crossover_sigma": 0.03,
+              "crossover": "linear", "crossover_stretch": 1.0, "task_vectors": "plain", "granularity": "model",
               "mutation": "expert", "w_max": 0.3}  # fmt: skip
     assert {name: defaults[name] for name in papers} == papers
 
@@ -304,11 +354,14 @@ NAN = float("nan")
     [{"generations": -1}, {"bins": 0}, {"w_max": -0.1}, {"w_max": NAN}, {"crossover_sigma": -1.0},
      {"crossover_sigma": NAN}, {"crossover_mu": NAN}, {"mutation_sigma": -0.1}, {"mutation_sigma": NAN},
      {"bound_low": -0.1}, {"bound_low": 1.2}, {"bound_high": 0.5}, {"bound_high": NAN}, {"alpha_low": 0.0},
-     {"alpha_low": 0.9}, {"alpha_high": NAN}, {"selection": "best"}, {"mutation": "svd"}],
+     {"alpha_low": 0.9}, {"alpha_high": NAN}, {"crossover": "slerp"}, {"granularity": "tensor"}, {"density": 0.0},
+     {"density": 1.1}, {"density": NAN}, {"selection": "best"}, {"mutation": "svd"},
+     {"crossover_stretch": 0.9}, {"crossover_stretch": NAN}, {"task_vectors": "sparse"}],
     ids=str,
 )  # fmt: skip
 def test_a_setting_out_of_its_range_is_refused_by_name(bad):
-    with pytest.raises(ValueError, match=next(iter(bad))):
+    ((name, value),) = bad.items()
+    with pytest.raises(ValueError, match=rf"{name}: expected .*, got {re.escape(repr(value))}"):
         CycleQD(**bad)
 
 

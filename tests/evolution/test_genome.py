@@ -10,14 +10,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 
 from cyqd.evolution import CompactGenome, DenseGenome, ExpertSpace, Genome, GenomeStore, materialise
 from cyqd.evolution.crossover import crossover_coefficients
 from cyqd.evolution.mutation import mutate
+from cyqd.evolution.parts import Granularity
 from tests.evolution.models import (
     MATRICES,
     SHAPES,
+    add_bases,
     array,
     assert_same_task_vector,
     bits,
@@ -163,6 +166,116 @@ def test_origin_expert_and_mean_are_the_named_models(space):
     assert_same_task_vector(space.mean(), dense_combine([(1 / 3, tau) for tau in taus]))
 
 
+# Parts
+
+GRANULARITIES = ("layer", "group")
+LAYERED = {"embed.weight": (6, 4), **{f"layers.{i}.{m}.weight": (4, 5) for i in range(3) for m in ("up", "down")}}
+
+
+@pytest.fixture(scope="module")
+def layered(tmp_path_factory) -> ExpertSpace:
+    """Two experts of a base with three layers of two groups each."""
+    generator = torch.Generator().manual_seed(0)
+    base, *experts = ({n: torch.randn(s, generator=generator) for n, s in LAYERED.items()} for _ in range(3))
+    space = ExpertSpace(base, experts, ["a", "b"])
+    add_bases(space, tmp_path_factory.mktemp("layered"))
+    return space
+
+
+def parted(space: ExpertSpace, granularity: Granularity, seed: int = 0) -> CompactGenome:
+    """A genome with coefficients for every part, and with all numbers of ω set."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = len(space.part_names(granularity))
+    alpha = torch.randn(len(space.experts), parts, dtype=torch.float64, generator=generator)
+    omega = [torch.rand(bases.size, generator=generator) for bases in space.bases]
+    return CompactGenome(space, alpha, omega, granularity=granularity)
+
+
+@pytest.mark.parametrize(("granularity", "parts"), [("model", 1), ("layer", 4), ("group", 3)])
+def test_each_part_has_coefficients_of_its_own(layered, granularity, parts):
+    genome = parted(layered, granularity)
+    assert genome.alpha.shape == (2, parts)
+    for name, part in layered.parts(granularity).items():
+        expected = np.zeros(LAYERED[name])
+        for k, expert in enumerate(layered.experts):
+            tau = array(expert[name]) - array(layered.base[name])
+            omega = array(genome.omega[k][layered.bases[k].slices[name]])
+            expected += dense_stretch(tau, omega, shift=float(genome.alpha[k, part]))
+        assert_same_task_vector(genome, {name: expected})
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_a_sum_with_a_genome_of_the_whole_model_has_the_other_ones_parts(layered, granularity):
+    fine, coarse = parted(layered, granularity), parted(layered, "model", seed=1)
+    for total in (fine + coarse, coarse + fine):
+        assert isinstance(total, CompactGenome)
+        assert total.granularity == granularity
+        taus = [{n: array(g.task_vector(n)) for n in LAYERED} for g in (fine, coarse)]
+        assert_same_task_vector(total, dense_combine([(1.0, tau) for tau in taus]))
+
+
+def test_genomes_with_layers_and_with_groups_do_not_add_up(layered):
+    with pytest.raises(ValueError, match="granularity"):
+        parted(layered, "layer") + parted(layered, "group")
+
+
+@pytest.mark.parametrize("own", ["model", "layer", None])
+@pytest.mark.parametrize("granularity", ["model", "layer"])
+def test_scaling_multiplies_every_part_by_its_factor(layered, own, granularity):
+    """Of compact genomes, and of a dense one."""
+    genome = parted(layered, own) if own else mutate(layered.mean(), 0, torch.Generator(), variant="gaussian")
+    factors = torch.linspace(-1, 2, len(layered.part_names(granularity)), dtype=torch.float64)
+    scaled = genome.scaled(factors, granularity)
+    assert type(scaled) is type(genome)
+    for name, part in layered.parts(granularity).items():
+        assert_same_task_vector(scaled, {name: float(factors[part]) * array(genome.task_vector(name))})
+
+
+def test_layers_cannot_be_scaled_group_by_group(layered):
+    with pytest.raises(ValueError, match="granularity"):
+        parted(layered, "layer").scaled(torch.ones(3, dtype=torch.float64), "group")
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_as_many_factors_as_parts_are_needed(layered, dense):
+    genome = parted(layered, "layer") + DenseGenome(layered, layered.base) if dense else layered.mean()
+    with pytest.raises(ValueError, match=r"factors: expected \[4\].*got \[3\]"):
+        genome.scaled(torch.ones(3, dtype=torch.float64), "layer")
+
+
+@pytest.mark.parametrize("alpha", [[0.5], [0.5] * 3, torch.ones(2, 3), torch.ones(4, 2)], ids=str)
+def test_coefficients_of_another_shape_are_refused(layered, alpha):
+    with pytest.raises(ValueError, match=r"alpha: expected shape \[2\] or \[2, 4\]"):
+        CompactGenome(layered, alpha, granularity="layer")
+
+
+def test_an_unknown_granularity_is_refused(layered):
+    with pytest.raises(ValueError, match=r"granularity: expected one of .*'tensor'"):
+        CompactGenome(layered, [0.5, 0.5], granularity="tensor")
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_a_part_that_is_one_experts_is_its_bit_for_bit(layered, granularity):
+    parts = len(layered.part_names(granularity))
+    owners = torch.arange(parts) % 3  # the base, an expert, the other
+    alpha = torch.stack([owners == 1, owners == 2]).double()
+    genome = CompactGenome(layered, alpha, granularity=granularity)
+    models = [layered.base, *layered.experts]
+    for name, part in layered.parts(granularity).items():
+        assert bits(genome.weight(name)) == bits(models[int(owners[part])][name])
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_a_stored_genome_keeps_its_parts(layered, tmp_path, granularity):
+    store, genome = GenomeStore(tmp_path, layered), parted(layered, granularity)
+    store.save(0, genome)
+    loaded = store.load(0)
+    assert isinstance(loaded, CompactGenome)
+    assert loaded.granularity == granularity
+    assert bits(loaded.alpha) == bits(genome.alpha)
+    assert all(bits(loaded.weight(name)) == bits(genome.weight(name)) for name in LAYERED)
+
+
 # Materialise
 
 
@@ -277,7 +390,15 @@ def test_coefficients_keep_every_bit_in_the_store(space, tmp_path_factory, alpha
     store.save(0, CompactGenome(space, alpha))
     loaded = store.load(0)
     assert isinstance(loaded, CompactGenome)
-    assert np.array(loaded.alpha).tobytes() == np.array(alpha).tobytes()
+    assert bits(loaded.alpha) == np.array(alpha).tobytes()
+
+
+def test_a_file_with_one_coefficient_per_expert_loads(space, tmp_path):
+    """As of a version that knew no parts."""
+    omega = torch.rand(space.bases[1].size)
+    save_file({"alpha": torch.tensor([0.2, 0.3, 0.5]).double(), "omega.1": omega}, tmp_path / "000004.safetensors")
+    loaded = GenomeStore(tmp_path, space).load(4)
+    same(loaded, CompactGenome(space, torch.tensor([0.2, 0.3, 0.5]).double(), [None, omega, None]))
 
 
 def test_pruning_keeps_what_is_named_and_deletes_half_written_files(space, tmp_path):

@@ -62,3 +62,9 @@ def test_an_unasked_candidate_is_out_of_order(space, tmp_path):
     ahead.tell(ahead.ask(), (0.1, 0.2, 0.3))
     with pytest.raises(RuntimeError, match="expected scores of evaluation 0, got those of 1"):
         strategy.tell(ahead.ask(), (0.1, 0.2, 0.3))
+
+
+def test_a_search_without_archives_has_no_finalists(space, tmp_path):
+    strategy = roster(space, tmp_path)
+    strategy.tell(strategy.ask(), (0.1, 0.2, 0.3))
+    assert strategy.finalists(5) == []

@@ -164,6 +164,9 @@ def test_split_is_even_disjoint_and_independent_of_the_files_order(tmp_path):
     limited = Coding(tmp_path / "a", split_seed=3, limit=5, test_limit=7)
     assert [p.id for p in limited.problems("optimisation")] == first[:5]
     assert [p.id for p in limited.problems("test")] == second[:7]
+    assert [p.id for p in limited.problems("selection")] == first[5:10]
+    kept = Coding(tmp_path / "a", split_seed=3, limit=5, selection_limit=20)
+    assert [p.id for p in kept.problems("selection")] == first[5:]
     assert [p.id for p in Coding(tmp_path / "a", split_seed=4).problems("test")] != second
 
 

@@ -8,10 +8,11 @@ import tempfile
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from cyqd.evolution import CycleQD, ExpertSpace, Genome, GenomeStore
+from cyqd.evolution import CompactGenome, CycleQD, ExpertSpace, Genome, GenomeStore
 from cyqd.evolution.storage import save_json
 from cyqd.report.tables import markdown_table, results_row
 from tests.evolution.models import open_space
@@ -19,7 +20,9 @@ from tests.evolution.models import open_space
 PROBLEMS = 120
 
 
-def make_run(folder: Path, *, tasks: int, generations: int, seed: int = 0, results: bool = True) -> Path:
+def make_run(
+    folder: Path, *, tasks: int, generations: int, seed: int = 0, results: bool = True, **options: Any
+) -> Path:
     """Write the folder of a run.
 
     Args:
@@ -28,11 +31,12 @@ def make_run(folder: Path, *, tasks: int, generations: int, seed: int = 0, resul
         generations: children to breed.
         seed: of the search and of the scores' noise.
         results: whether the run has ended, or is still going on.
+        **options: of :class:`cyqd.evolution.CycleQD`; genomes must stay compact.
     """
     noise = random.Random(seed)
     with tempfile.TemporaryDirectory() as models:
         space = open_space(Path(models), tasks=tasks)
-        strategy = CycleQD(generations=generations)
+        strategy = CycleQD(generations=generations, **options)
         store = GenomeStore(folder / "evolution" / "state" / "genomes", space)
         strategy.setup(space, store, seed)
         lines = []
@@ -59,10 +63,11 @@ def make_run(folder: Path, *, tasks: int, generations: int, seed: int = 0, resul
 
 
 def judge(genome: Genome, noise: random.Random) -> tuple[float, ...]:
-    """Score a model on each task: more of its expert, and some stretching, is better; in steps of 1/120."""
+    """Score a compact model on each task: more of its expert, and some stretching, is better; in steps of 1/120."""
+    assert isinstance(genome, CompactGenome)
     tensors = genome.tensors()
     scores = []
-    for k, alpha in enumerate(tensors["alpha"].tolist()):
+    for k, alpha in enumerate(genome.alpha.mean(dim=1).tolist()):
         stretch = float(tensors[f"omega.{k}"].abs().mean()) if f"omega.{k}" in tensors else 0.0
         score = 0.3 + 0.55 * min(max(alpha + 0.8 * stretch, 0.0), 1.0) ** 0.8 + noise.gauss(0, 0.04)
         scores.append(round(min(max(score, 0.0), 1.0) * PROBLEMS) / PROBLEMS)
@@ -98,7 +103,6 @@ def _write_results(
         "budget": strategy.budget,
         "seed": strategy.seed,
         "final": "CycleQD aggregate",
-        "similarity": similarity,
         "evolution": {"faults": {}, "retries": {}},
     }
     save_json(folder / "results.json", {**about, "cyqd": "0", "python": "3", "machine": "test", "rows": rows})

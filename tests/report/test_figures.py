@@ -209,6 +209,16 @@ def test_a_lineage_goes_back_to_the_experts(run: RunRecord) -> None:
         lineage_figure(run, 1000)
 
 
+def test_a_lineage_without_shares_is_grey(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "run", tasks=3, generations=20, crossover="split"))
+    newest = max(elite.id for archive in run.archives() for elite in archive)
+    lines = lineage_figure(run, newest).axes[0].lines
+    bred = [model for model in run.ancestors(newest) if model not in run.experts.values()]
+    assert [len(line.get_xdata()) for line in lines if line.get_color() == "#8a94a0"] == [len(bred)]
+    labels = {line.get_label() for line in lines if str(line.get_label()).startswith("expert")}
+    assert labels == {f"expert {t}" for t, expert in run.experts.items() if expert in run.ancestors(newest)}
+
+
 def test_costs_add_up(run: RunRecord) -> None:
     axes = cost_figure(run).axes[0]
     area = sum(bar.get_height() * bar.get_width() for container in axes.containers for bar in container)
@@ -245,11 +255,6 @@ def test_similarity_is_drawn_as_matrices(run: RunRecord) -> None:
             expected = run.similarity["pairs"][f"{run.tasks[a]}+{run.tasks[b]}"][key]
             assert matrix[a, b] == matrix[b, a] == expected
         assert np.isnan(matrix.diagonal()).all()
-    older = replace(run, similarity={})  # results.json has the values too, without cosines
-    (alone,) = similarity_figure(similarity_data(older)).axes
-    np.testing.assert_equal(
-        np.ma.filled(alone.images[0].get_array(), np.nan), np.ma.filled(similarity.images[0].get_array(), np.nan)
-    )
 
 
 def test_kept_scores_are_drawn_against_similarity(run: RunRecord) -> None:

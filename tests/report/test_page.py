@@ -312,6 +312,20 @@ def test_a_strategy_without_archives_or_parents(tmp_path, open_page):
     shown.page.close()
 
 
+def test_children_that_are_no_weighted_sum_of_their_parents(tmp_path, open_page):
+    folder = make_run(tmp_path / "run", tasks=3, generations=GENERATIONS, crossover="split")
+    shown = open_page(write_page(folder))
+    run = read_run(folder)
+    bred = max((e for archive in run.archives() for e in archive), key=lambda e: e.id)
+    shown.page.select_option("#chosen", value=str(bred.id))
+    assert sorted(shown.at("find('lineage-chart').data[1].customdata"), reverse=True) == run.ancestors(bred.id)
+    parents = run.evaluations[bred.id]["parents"]
+    assert f"parents: {parents[0]}, {parents[1]}" in shown.at("find('lineage-chart').data[1].text.at(-1)")
+    assert shown.at("find('shares-chart').data[0].x") == []
+    assert shown.problems == []
+    shown.page.close()
+
+
 def test_names_are_text_wherever_they_stand(tmp_path, open_page):
     folder = make_run(tmp_path / "run", tasks=4, generations=9)
     name = "</script><img src=x onerror=alert(1)>%{y}'\"&<b>"

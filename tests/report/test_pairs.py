@@ -14,15 +14,28 @@ from scipy import stats
 from cyqd.report.pairs import correlation, pair_row, pairs_table, write_pairs
 
 
-def results(a: str, b: str, merged: tuple[float, float], similarity: float | None) -> dict[str, Any]:
-    """What a pair's run writes; each expert scores 0.8 on its own task and 0.2 on the other."""
+def results(a: str, b: str, merged: tuple[float, float]) -> dict[str, Any]:
+    """The results of a pair's run; each expert scores 0.8 on its own task and 0.2 on the other."""
     scores = {"base": (0.1, 0.1), f"expert {a}": (0.8, 0.2), f"expert {b}": (0.2, 0.8), "CycleQD aggregate": merged}
     rows = [
         {"model": model, "tasks": {task: {"mean": s} for task, s in zip((a, b), score, strict=True)}}
         for model, score in scores.items()
     ]
-    known = {} if similarity is None else {f"{a}+{b}": similarity}
-    return {"final": "CycleQD aggregate", "similarity": known, "rows": rows}
+    return {"final": "CycleQD aggregate", "rows": rows}
+
+
+def measured(pair: tuple[str, str], similarity: float | None) -> dict[str, Any]:
+    """What similarity.json of a pair's run says."""
+    return {"models": list(pair), "pairs": {"+".join(pair): {"similarity": similarity, "cosine": 0.0}}}
+
+
+def write_runs(folder: Path, *, known: bool) -> None:
+    """Write what every pair's run leaves; with similarities, or without."""
+    for pair, (merged, similarity) in PAIRS.items():
+        run = folder / "+".join(pair)
+        run.mkdir()
+        (run / "results.json").write_text(json.dumps(results(*pair, merged)))
+        (run / "similarity.json").write_text(json.dumps(measured(pair, similarity if known else None)))
 
 
 PAIRS = {
@@ -34,7 +47,7 @@ PAIRS = {
 
 
 def rows() -> list[dict[str, Any]]:
-    return [pair_row(pair, results(*pair, *values)) for pair, values in PAIRS.items()]
+    return [pair_row(pair, results(*pair, merged), measured(pair, s)) for pair, (merged, s) in PAIRS.items()]
 
 
 def test_scores_are_divided_by_those_of_each_tasks_own_expert() -> None:
@@ -44,9 +57,9 @@ def test_scores_are_divided_by_those_of_each_tasks_own_expert() -> None:
 
 
 def test_an_expert_that_scores_nothing_leaves_no_ratio() -> None:
-    run = results("x", "y", (0.4, 0.6), 0.9)
+    run = results("x", "y", (0.4, 0.6))
     run["rows"][1]["tasks"]["x"]["mean"] = 0.0
-    row = pair_row(("x", "y"), run)
+    row = pair_row(("x", "y"), run, measured(("x", "y"), 0.9))
     assert row["merged"]["CycleQD aggregate"] == {"x": None, "y": pytest.approx(0.75), "mean": None}
     assert "| x + y   | x –" in pairs_table([row])
 
@@ -70,20 +83,14 @@ def test_what_is_undefined_is_not_made_up(count: int) -> None:
 
 
 def test_a_strategy_without_similarity_still_gets_its_table(tmp_path: Path) -> None:
-    for pair, (merged, _) in PAIRS.items():
-        folder = tmp_path / "+".join(pair)
-        folder.mkdir()
-        (folder / "results.json").write_text(json.dumps(results(*pair, merged, None)))
+    write_runs(tmp_path, known=False)
     table = write_pairs(tmp_path, PAIRS)
     assert table.count("| –") >= len(PAIRS) + 1
     assert json.loads((tmp_path / "pairs.json").read_text())["correlation"]["CycleQD aggregate"]["n"] == 0
 
 
 def test_table_json_and_scatter_plot_are_written(tmp_path: Path) -> None:
-    for pair, (merged, similarity) in PAIRS.items():
-        folder = tmp_path / "+".join(pair)
-        folder.mkdir()
-        (folder / "results.json").write_text(json.dumps(results(*pair, merged, similarity)))
+    write_runs(tmp_path, known=True)
     table = write_pairs(tmp_path, PAIRS)
     assert (tmp_path / "pairs.md").read_text() == table + "\n"
     assert "| w + z   | w 1.000" in table

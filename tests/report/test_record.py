@@ -116,4 +116,3 @@ def test_results_are_of_the_run_as_it_was_then(folder: Path) -> None:
     longer = replace(record, evaluations=[*record.evaluations, record.evaluations[-1]])
     assert not longer.results_current
     assert not replace(record, results={}).results_current
-    assert replace(record, config={}).budget is None

@@ -118,16 +118,17 @@ def test_between_them_there_are_only_numbers(stored: Stored) -> None:
 
 
 def test_the_results_lie_in_the_last_row(tracked: Path, stored: Stored) -> None:
-    results, last = read_run(tracked).results, stored.rows[-1]
+    record, last = read_run(tracked), stored.rows[-1]
+    results, similarity = record.results, record.known_similarities["task0+task2"]
     table = {line["model"]: line for line in stored.table(last, "results/table")}
     for row in results["rows"]:
         assert table[row["model"]]["task2 low"] == row["tasks"]["task2"]["low"]
         assert table[row["model"]]["mean"] == row["mean"]["mean"]
     final = table[results["final"]]
     assert stored.summary["results/final/mean"] == final["mean"]
-    assert last["similarity/task0+task2"] == results["similarity"]["task0+task2"]
+    assert last["similarity/task0+task2"] == similarity
     matrix = {line["expert"]: line for line in stored.table(last, "similarity/matrix")}
-    assert matrix["task2"]["task0"] == results["similarity"]["task0+task2"]
+    assert matrix["task2"]["task0"] == similarity
     assert matrix["task1"]["task1"] == 1
     points = {(line["pair"], line["merged by"]): line for line in stored.table(last, "similarity/pairs")}
     merged = points["task0+task1", results["final"]]
@@ -388,7 +389,7 @@ def test_a_task_may_have_a_plus_in_its_name(tmp_path: Path) -> None:
     for path in [*run.rglob("*.json"), run / "history.jsonl", run / "config.yaml"]:
         path.write_text(path.read_text().replace("task0", "c++"))
     content = results_content(read_run(run))
-    assert content["similarity/matrix"].data[0][2] == read_run(run).results["similarity"]["c+++task1"]
+    assert content["similarity/matrix"].data[0][2] == read_run(run).known_similarities["c+++task1"]
 
 
 def test_the_hypervolume_is_what_the_elites_dominate() -> None:

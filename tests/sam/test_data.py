@@ -306,8 +306,8 @@ def test_a_pair_too_thin_for_the_models_input_is_bad(tmp_path: Path) -> None:
         SAMData(tasks(tmp_path), image_size=64).splits()
     skipping = SAMData([Segmentation(Folder(tmp_path), name="leaf", skip_bad=True)], image_size=64)
     with pytest.warns(UserWarning, match="1 bad pairs"):
-        halves = skipping.splits()["leaf"]
-    assert "thin" not in halves["optimisation"] + halves["test"]
+        splits = skipping.splits()["leaf"]
+    assert "thin" not in splits["optimisation"] + splits["test"]
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

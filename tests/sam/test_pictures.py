@@ -54,6 +54,7 @@ def test_pictures_reach_weights_and_biases(
     segmentation: Domain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_MODE", "offline")  # the logger sets it for the whole process; now it is put back
     run = tmp_path / "run"
     logger = {"class_path": "lightning.pytorch.loggers.WandbLogger"}
     logger["init_args"] = {"offline": True, "save_dir": str(tmp_path), "project": "cyqd"}

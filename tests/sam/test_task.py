@@ -55,6 +55,14 @@ def test_limits_take_no_beginning_of_the_alphabet(root: Path) -> None:
     assert limited(1)[0] != first
 
 
+def test_what_lies_beyond_the_limit_is_kept_back(root: Path) -> None:
+    whole, _ = ids(Segmentation(Folder(root)))
+    for options, expected in (({}, whole[4:8]), ({"selection_limit": 2}, whole[4:6])):
+        kept = Segmentation(Folder(root), limit=4, **options).problems("selection")
+        assert [pair.id for pair in kept] == expected
+    assert not Segmentation(Folder(root)).problems("selection")
+
+
 def test_a_test_half_that_steers_is_refused(root: Path) -> None:
     (root / "linked/images").mkdir(parents=True)
     touch(root, "linked/masks/x.png", "linked/masks/y.png", "linked/images/y.png")

@@ -13,7 +13,7 @@ from cyqd.evolution import CycleQD, GenomeStore
 from cyqd.evolution.storage import save_json
 from cyqd.report.record import STATE
 from cyqd.training import EvolvableModule
-from cyqd.training.bases import prepare_bases
+from cyqd.training.bases import prepare_space
 from cyqd.training.run import open_space
 
 
@@ -37,8 +37,7 @@ def breed(
     """
     space = open_space(kind(**options), experts)
     search = CycleQD(**strategy)
-    if search.spectral:
-        prepare_bases(space, cache)
+    prepare_space(space, search, cache)
     search.setup(space, GenomeStore((run / STATE).parent / "genomes", space), 0)
     scores, lines = random.Random(0), []
     while not search.done:

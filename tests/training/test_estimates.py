@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from cyqd.evolution import CycleQD, ExpertSpace, GenomeStore, materialise
+from cyqd.evolution.crossover import Crossover
 from cyqd.evolution.genome import CompactGenome
 from cyqd.evolution.mutation import Variant
-from cyqd.training.bases import prepare_bases
+from cyqd.evolution.orthogonal import TaskVectors
+from cyqd.evolution.parts import Granularity
+from cyqd.training.bases import prepare_space
 from cyqd.training.doctor import changed, fewer
 from cyqd.training.estimates import Plan, bytes_text, seconds_text, shares
 from cyqd.training.timing import AFFORDABLE, time_shapes
@@ -40,17 +43,30 @@ def plan_of(space: ExpertSpace, **options: Any) -> Plan:
     return Plan(space, strategy, names, [[0, 1, 2]], weights=1000)
 
 
+@pytest.mark.parametrize("task_vectors", ["plain", "orthogonal"])
 @pytest.mark.parametrize("rank", [None, 5])
-def test_sizes_are_those_of_what_is_written(space: ExpertSpace, rank: int | None, tmp_path: Path) -> None:
+def test_sizes_are_those_of_what_is_written(
+    space: ExpertSpace, rank: int | None, task_vectors: TaskVectors, tmp_path: Path
+) -> None:
     space.rank, space.identity = rank, "base a b c"
-    plan = plan_of(space)
+    plan = plan_of(space, task_vectors=task_vectors)
     assert plan.changed[0] == [name for name in SHAPES if name != "frozen"]
-    prepare_bases(space, tmp_path / "bases")
+    prepare_space(space, plan.strategy, tmp_path / "bases")
     written = sum(file.stat().st_size for file in (tmp_path / "bases").rglob("*.safetensors"))
     assert plan.cache_bytes == pytest.approx(written, rel=0.1)
     store = GenomeStore(tmp_path / "genomes", space)
-    store.save(0, CompactGenome(space, [0.3] * 3, [torch.ones(bases.size) for bases in space.bases]))
+    omega = [torch.ones(bases.size) if k >= space.ingredients - 3 else None for k, bases in enumerate(space.bases)]
+    store.save(0, CompactGenome(space, [0.3] * space.ingredients, omega))
     assert plan.genome == pytest.approx((tmp_path / "genomes" / "000000.safetensors").stat().st_size, rel=0.1)
+
+
+def test_orthogonal_task_vectors_are_counted_without_singular_bases(space: ExpertSpace, tmp_path: Path) -> None:
+    space.identity = "base a b c"
+    plan = plan_of(space, mutation="none", task_vectors="orthogonal")
+    prepare_space(space, plan.strategy, tmp_path)
+    written = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
+    assert plan.cache_bytes == plan.orthogonal_bytes == pytest.approx(written, rel=0.1)
+    assert any(estimate.what == "disk: orthogonal task vectors" for estimate in plan.sizes())
 
 
 def test_a_dense_genome_is_a_task_vector(space: ExpertSpace, tmp_path: Path) -> None:
@@ -60,15 +76,28 @@ def test_a_dense_genome_is_a_task_vector(space: ExpertSpace, tmp_path: Path) -> 
     assert plan.cache_bytes == 0
 
 
-@pytest.mark.parametrize("mutation", ["gaussian", "child"])
+@pytest.mark.parametrize(("granularity", "crossover"), [("layer", "linear"), ("model", "split")])
+def test_every_layers_coefficients_are_counted(
+    space: ExpertSpace, granularity: Granularity, crossover: Crossover
+) -> None:
+    options: dict[str, Any] = {"mutation": "none", "granularity": granularity, "crossover": crossover}
+    layers = len(space.part_names("layer"))
+    assert plan_of(space, **options).genome - plan_of(space, mutation="none").genome == 8 * 3 * (layers - 1) > 0
+
+
+@pytest.mark.parametrize(
+    ("mutation", "crossover"), [("gaussian", "linear"), ("child", "linear"), ("none", "ties"), ("none", "dare")]
+)
 @pytest.mark.parametrize("tasks", [2, 3])
-def test_dense_genomes_take_the_memory_that_is_said(mutation: Variant, tasks: int, tmp_path: Path) -> None:
+def test_dense_genomes_take_the_memory_that_is_said(
+    mutation: Variant, crossover: Crossover, tasks: int, tmp_path: Path
+) -> None:
     generator = torch.Generator().manual_seed(0)
     base, *experts = (
         {str(i): torch.randn(64, 64, generator=generator) for i in range(6)} for _ in range(1 + tasks)
     )
     space = ExpertSpace(base, experts, ["a", "b", "c"][:tasks])
-    strategy = CycleQD(generations=6, mutation=mutation)
+    strategy = CycleQD(generations=6, mutation=mutation, crossover=crossover)
     strategy.setup(space, GenomeStore(tmp_path / "genomes", space), 0)
     plan = Plan(space, strategy, [space.names] * tasks, [list(range(tasks))], weights=0)
     live = {name: torch.nn.Parameter(weight.clone(), requires_grad=False) for name, weight in base.items()}

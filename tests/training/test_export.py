@@ -284,3 +284,32 @@ def test_a_pushed_model_arrives_whole(
     written = {file.name: file.read_bytes() for file in out.iterdir()}
     assert hub.repositories["ada/merged"] == written
     assert {"README.md", "merge_recipe.json", FILE} <= set(written)
+
+
+@pytest.mark.parametrize("search", ["CycleQD", "CMAES"])
+def test_a_run_of_orthogonal_task_vectors_is_exported(toy: Domain, tmp_path: Path, search: str) -> None:
+    run = tmp_path / "run"
+    config = toy.config(run)
+    text = yaml.safe_load(config.read_text())
+    options = {"generations": 6, "task_vectors": "orthogonal"}
+    text["strategy"] = {"class_path": f"cyqd.evolution.{search}", "init_args": options}
+    config.write_text(yaml.safe_dump(text))
+    main(["evolve", "--config", str(config)])
+    export(run, "--aggregate", "--out", tmp_path / "out")
+    assert (tmp_path / "out" / FILE).read_bytes() == (run / "model" / FILE).read_bytes()
+    experts = load_json(tmp_path / "out" / "merge_recipe.json")["experts"].values()
+    assert all({"share", "orthogonal_share"} <= expert.keys() for expert in experts)
+    assert "α′_k τ′_k" in (tmp_path / "out" / "README.md").read_text()
+    if search == "CMAES":
+        assert all(expert["share"] == 0 for expert in experts)
+        return
+    record = read_run(run)
+    archive = record.archives()[1]
+    cell, elite = max(archive.cells.items(), key=lambda item: item[1].id)
+    assert elite.id > 2  # a child
+    export(run, "--cell", f"task1:{','.join(map(str, cell))}", "--out", tmp_path / "cell")
+    options = ["--models", str(tmp_path / "cell"), "--out", str(tmp_path / "again"), "--split", "optimisation"]
+    main(["test", "--config", str(config), *options])
+    row = load_json(tmp_path / "again" / "results.json")["rows"]
+    found = next(each["tasks"] for each in row if each["model"] == str(tmp_path / "cell"))
+    assert [found[task]["mean"] for task in record.tasks] == list(elite.scores)

@@ -42,9 +42,9 @@ def test_every_pair_is_a_run_of_two_tasks(pairs_run: Path) -> None:
         records = history(pairs_run / pair)
         assert len(records) == 2 + 6
         assert all(list(record["scores"]) == pair.split("+") for record in records)
-        results = json.loads((pairs_run / pair / "results.json").read_text())
-        assert list(results["similarity"]) == [pair]
-        assert 0 < results["similarity"][pair] <= 1
+        similarity = json.loads((pairs_run / pair / "similarity.json").read_text())["pairs"]
+        assert list(similarity) == [pair]
+        assert 0 < similarity[pair]["similarity"] <= 1
     compared = json.loads((pairs_run / "pairs.json").read_text())
     assert ["+".join(row["pair"]) for row in compared["pairs"]] == PAIRS
     assert compared["correlation"]["CycleQD aggregate"]["n"] == 3

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from cyqd.llm.chat import chat_template
 from cyqd.llm.environments import Job, Limits, Outcome, shared_sandbox
 from cyqd.llm.tasks.problems import Problem, messages_of, read_records
-from cyqd.training.splits import Split, excluded, halves
+from cyqd.training.splits import Split, excluded, halves, kept_back
 
 Spec = Mapping[str, Any]
 
@@ -52,6 +52,8 @@ class Task(ABC):
         max_turns: at most this many replies per problem; the last one is final.
         split_seed: seed of the even split into an optimisation half and a test half.
         limit: use at most this many problems of the optimisation half, which is scored for every child.
+        selection_limit: keep back at most this many of the problems beyond ``limit``, for final rules to judge
+            models on; as many as ``limit`` if not given.
         test_limit: use at most this many problems of the test half.
         exclude: JSON files {task's name: [id, ...]} of problems to leave out of the optimisation half, such as
             those that no expert solves; the halves themselves and the test half stay as they are.
@@ -84,6 +86,7 @@ class Task(ABC):
         max_turns: int = 5,
         split_seed: int = 0,
         limit: int | None = None,
+        selection_limit: int | None = None,
         test_limit: int | None = None,
         exclude: Sequence[Path] = (),
         samples: int = 1,
@@ -100,8 +103,8 @@ class Task(ABC):
         self.samples = samples
         self.temperature = temperature
         self.template = chat_template(template)
-        counts = {"max_turns": max_turns, "limit": limit, "test_limit": test_limit, "samples": samples}
-        for key, number in counts.items():
+        limits = {"limit": limit, "selection_limit": selection_limit, "test_limit": test_limit}
+        for key, number in {"max_turns": max_turns, **limits, "samples": samples}.items():
             if number is not None and number < 1:
                 raise ValueError(f"task {self.name}: {key} must be at least 1, got {number}")
         if temperature < 0:
@@ -112,10 +115,15 @@ class Task(ABC):
         first = [problem for problem in first if problem.id not in left_out]
         if not first:
             raise ValueError(f"task {self.name}: exclude leaves no problem in the optimisation half")
-        self._split: dict[Split, list[Problem]] = {"optimisation": first[:limit], "test": second[:test_limit]}
+        optimisation, selection = kept_back(first, limit, selection_limit)
+        self._split: dict[Split, Sequence[Problem]] = {
+            "optimisation": optimisation,
+            "selection": selection,
+            "test": second[:test_limit],
+        }
 
     def problems(self, split: Split) -> Sequence[Problem]:
-        """Return the problems of one half, in a fixed order."""
+        """Return the problems of one split, in a fixed order; the selection split may be empty."""
         return self._split[split]
 
     def load(self) -> list[Problem]:

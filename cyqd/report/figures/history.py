@@ -45,7 +45,7 @@ def curve_figure(run: RunRecord) -> Figure:
 def lineage_figure(run: RunRecord, evaluation: int) -> Figure:
     """Draw a model's ancestors back to the experts, each where it was born and how well it scored.
 
-    Each has the colour of the expert of which it holds most (α).
+    Each has the colour of the expert of which it holds most (α); grey where that is not known.
 
     Args:
         run: of a strategy that tells parents.
@@ -54,7 +54,8 @@ def lineage_figure(run: RunRecord, evaluation: int) -> Figure:
     Raises:
         ValueError: if there is no such model, or it has no known parents.
     """
-    if not 0 <= evaluation < len(run.evaluations) or not run.shares[evaluation]:
+    known = 0 <= evaluation < len(run.evaluations)
+    if not known or not (run.shares[evaluation] or "parents" in run.evaluations[evaluation]):
         raise ValueError(f"lineage_figure: {run.folder} knows no parents of model {evaluation}")
     figure = Figure(figsize=(COLUMN, 2.3), layout="constrained")
     axes = figure.add_subplot()
@@ -65,12 +66,16 @@ def lineage_figure(run: RunRecord, evaluation: int) -> Figure:
     for parent, child in links:
         axes.plot(*zip(place[parent], place[child], strict=True), color="#777777", lw=0.5, alpha=faint, zorder=1)
     style: dict[str, Any] = {"ls": "", "mec": "white", "mew": 0.3}
+    most = {model: int(np.argmax(run.shares[model])) for model in models if run.shares[model]}
+    unknown = [place[model] for model in models if model not in most]
+    axes.plot(*np.reshape(unknown, (-1, 2)).T, "o", color="#8a94a0", ms=3, **style)
     for task, name in enumerate(run.tasks):
-        bred = [place[model] for model in models if np.argmax(run.shares[model]) == task]
+        bred = [place[model] for model in models if most.get(model) == task]
         axes.plot(*np.reshape(bred, (-1, 2)).T, "o", color=colour(task), ms=3, **style)
         if (expert := run.experts.get(name)) in place:
             x, y = place[expert]
-            label = f"expert {name}, α = {run.shares[evaluation][task]:.2f}"
+            share = f", α = {run.shares[evaluation][task]:.2f}" if run.shares[evaluation] else ""
+            label = f"expert {name}{share}"
             axes.plot([x], [y], "s", color=colour(task), ms=6, label=label, **style)
     x, y = place[evaluation]
     axes.plot([x], [y], "*", color="black", ms=9, mec="white", mew=0.4, zorder=5, label=f"model {evaluation}")

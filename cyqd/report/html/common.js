@@ -36,8 +36,9 @@ function describe(model, task = -1) {
   });
   lines.push(`mean ${digits(means[model])}`);
   if (run.parents[model]) {
-    const parts = run.parents[model].map((parent, i) => `${digits(run.coefficients[model][i])} × ${parent}`);
-    lines.push(`parents: ${parts.join(" + ")}`);
+    const weights = run.coefficients[model];  // none where a child is no weighted sum of its parents
+    const parts = run.parents[model].map((parent, i) => (weights ? `${digits(weights[i])} × ${parent}` : parent));
+    lines.push(`parents: ${parts.join(weights ? " + " : ", ")}`);
   }
   if (run.shares[model].length) {
     const parts = run.shares[model].map((share, k) => `${short(run.tasks[k], 14)} ${digits(share, 2)}`);

@@ -1,7 +1,8 @@
 "use strict";
 /* A model's ancestors back to the experts, and what it holds of them. */
 
-/* The ancestors, newest first, and how much of each one's task vector the chosen model holds. */
+/* The ancestors, newest first, and how much of each one's task vector the chosen model holds: NaN if a child on the
+   way is no weighted sum of its parents. */
 function ancestry(chosen) {
   const held = new Map([[chosen, 1]]);
   const known = [];
@@ -9,7 +10,7 @@ function ancestry(chosen) {
     if (!held.has(model)) continue;
     known.push(model);
     (run.parents[model] ?? []).forEach((parent, i) =>
-      held.set(parent, (held.get(parent) ?? 0) + held.get(model) * run.coefficients[model][i]));
+      held.set(parent, (held.get(parent) ?? 0) + held.get(model) * (run.coefficients[model]?.[i] ?? NaN)));
   }
   return { known, held };
 }
@@ -26,18 +27,25 @@ function drawAncestors(chosen, { known, held }) {
     type: "scatter", mode: "lines", x, y, hoverinfo: "skip",
     line: { color: "#4a5766", width: 1 }, opacity: Math.min(0.7, Math.max(0.2, 40 / known.length)),
   };
-  const most = (model) => run.shares[model].indexOf(Math.max(...run.shares[model]));
+  const hue = (model) => {
+    const shares = run.shares[model];
+    return shares.length ? colour(shares.indexOf(Math.max(...shares))) : "#8a94a0";
+  };
   const symbol = (model) => (model === chosen ? "star" : expertTask.has(model) ? "square" : "circle");
   const drawn = [...known].reverse();  // the chosen one last, on top
-  const size = drawn.map((model) => 5 + 17 * Math.sqrt(Math.min(Math.abs(held.get(model)), 1)));
+  const size = drawn.map((model) => held.get(model)).map((share) =>
+    Number.isNaN(share) ? 8 : 5 + 17 * Math.sqrt(Math.min(Math.abs(share), 1)));
   const points = {
     type: "scatter", mode: "markers", customdata: drawn,
     x: drawn.map((model) => run.generation[model]),
     y: drawn.map((model) => means[model]),
-    text: drawn.map((model) => `${describe(model)}<br>held by the chosen model: ${digits(held.get(model), 2)}`),
+    text: drawn.map((model) => {
+      const share = Number.isNaN(held.get(model)) ? "not known" : digits(held.get(model), 2);
+      return `${describe(model)}<br>held by the chosen model: ${share}`;
+    }),
     hoverinfo: "text",
     marker: {
-      size, symbol: drawn.map(symbol), color: drawn.map((model) => colour(most(model))),
+      size, symbol: drawn.map(symbol), color: drawn.map(hue),
       opacity: size.map((each) => Math.min(1, 0.35 + each / 14)), line: { color: "#fff", width: 1 },
     },
   };
@@ -49,7 +57,8 @@ function drawAncestors(chosen, { known, held }) {
 
 /* Of the experts among the ancestors. */
 function drawShares(chosen, { held }) {
-  const present = [...run.tasks.keys()].filter((task) => held.has(run.experts[task]));
+  const known = run.shares[chosen].length > 0;
+  const present = [...run.tasks.keys()].filter((task) => known && held.has(run.experts[task]));
   const shares = present.map((task) => run.shares[chosen][task]);
   const places = [...present.keys()];
   const bars = {
@@ -59,7 +68,8 @@ function drawShares(chosen, { held }) {
   const names = present.map((task) => short(run.tasks[task], 16));
   const yaxis = { ...FIXED, tickvals: places, ticktext: names, autorange: "reversed" };
   const xaxis = { fixedrange: true, zeroline: true, zerolinecolor: "#9aa5b1" };
-  Plotly.react("shares-chart", [bars], layout("share α", "", { xaxis, yaxis, dragmode: false }), CONFIG);
+  const label = known ? "share α" : "share α: not known";
+  Plotly.react("shares-chart", [bars], layout(label, "", { xaxis, yaxis, dragmode: false }), CONFIG);
 }
 
 function drawLineage(chosen) {

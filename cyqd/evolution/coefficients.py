@@ -1,0 +1,396 @@
+"""Learned linear coefficients: searches over α in θ_b + Σ_k α_k τ_k by policy gradient, CMA-ES and NSGA-II.
+
+A search is fixed by its settings and by the scores that it was told, so these are its whole state: to continue, it
+is played once more from the start. No optimiser is ever saved, and no genome either: α follows from the scores.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import moocore
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cyqd.evolution.archive import Elite, Scores
+from cyqd.evolution.genome import CompactGenome, ExpertSpace, Genome, GenomeStore
+from cyqd.evolution.orthogonal import TaskVectors
+from cyqd.evolution.parts import Granularity
+from cyqd.evolution.strategy import Candidate, Strategy, at_least, one_of
+
+Points = NDArray[np.float64]
+"""Models as flat coefficients, [models, experts · parts]; the parts of one expert lie side by side."""
+
+
+class Batches:
+    """Hands out one by one what an optimiser proposes in batches, and remembers everything.
+
+    Args:
+        propose: returns the next batch, [n, size].
+        learn: takes a batch and its scores, [n, tasks].
+    """
+
+    def __init__(self, propose: Callable[[], Points], learn: Callable[[Points, Points], object]) -> None:
+        self.points: list[NDArray[np.float64]] = []
+        self.scores: list[Scores] = []
+        self._propose, self._learn = propose, learn
+        self._start = 0
+
+    def due(self) -> NDArray[np.float64]:
+        """Return the point whose scores are due, [size]."""
+        if len(self.scores) == len(self.points):
+            self._start = len(self.points)
+            self.points.extend(self._propose())
+        return self.points[len(self.scores)]
+
+    def tell(self, scores: Scores) -> None:
+        """Take the scores of the point that is due; those of a whole batch are learned from."""
+        self.scores.append(scores)
+        if len(self.scores) == len(self.points):
+            self._learn(np.array(self.points[self._start :]), np.array(self.scores[self._start :]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all scores told, and the last point, by which a replay is checked."""
+        last = self.points[len(self.scores) - 1].tolist() if self.scores else []
+        return {"scores": [list(scores) for scores in self.scores], "last": last}
+
+    def replay(self, state: Mapping[str, Any]) -> None:
+        """Take the scores of :meth:`state_dict` once more.
+
+        Raises:
+            ValueError: if this does not lead to the same point.
+        """
+        last: Any = []
+        for scores in state["scores"]:
+            last = self.due()
+            self.tell(tuple(scores))
+        if not np.allclose(last, state["last"]):
+            raise ValueError(
+                f"cannot continue: expected the search to come to α = {state['last']} once more, got {list(last)}; "
+                "install the versions of torch, numpy, cma, pymoo and ribs that it was started with"
+            )
+
+
+class CoefficientSearch(Strategy):
+    """Searches α ∈ ℝ^{K×G} for one number per expert and part: θ = θ_b + Σ_k α_k τ_k. Starts at 1/K, the average.
+
+    Args:
+        generations: models to evaluate, all of them children: the experts are not scored.
+        granularity: whether an expert has one coefficient, or one for each layer or group of parameters.
+        sigma: the first step size, a standard deviation of each coefficient.
+        task_vectors: whether α mixes the experts' "plain" task vectors, or their "orthogonal" ones.
+
+    Raises:
+        ValueError: if a hyper-parameter is out of its range.
+    """
+
+    rules: tuple[str, ...] = ("best_mean",)
+
+    def __init__(
+        self,
+        *,
+        generations: int = 1200,
+        granularity: Granularity = "model",
+        sigma: float = 0.3,
+        task_vectors: TaskVectors = "plain",
+    ) -> None:
+        self.generations = generations
+        self.task_vectors: TaskVectors = task_vectors
+        self.granularity: Granularity = granularity
+        self.sigma = sigma
+        self._require(
+            generations=at_least(0, generations),
+            granularity=one_of(Granularity, granularity),
+            sigma=(0 < sigma < math.inf, "a number greater than 0"),
+            task_vectors=one_of(TaskVectors, task_vectors),
+        )
+
+    def setup(self, space: ExpertSpace, store: GenomeStore, seed: int, tasks: Sequence[str] | None = None) -> None:
+        """Attach to the experts, at the start of the search; see the base class."""
+        super().setup(space, store, seed, tasks)
+        self.shape = (len(space.experts), len(space.part_names(self.granularity)))
+        self.start = np.full(math.prod(self.shape), 1 / len(space.experts))
+        self._open()
+        self.batches = Batches(self._propose, self._learn)
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Make the optimiser anew."""
+
+    @abstractmethod
+    def _propose(self) -> Points:
+        """Return the next batch."""
+
+    @abstractmethod
+    def _learn(self, points: Points, scores: Points) -> None:
+        """Learn from a batch, [n, size], and its scores, [n, tasks]."""
+
+    def numpy_generator(self) -> np.random.Generator:
+        """Return a source of randomness for libraries that want numpy's, seeded by the search's seed."""
+        return np.random.default_rng([self.seed, 0])
+
+    def genome(self, point: NDArray[np.float64]) -> CompactGenome:
+        """Return the model of flat coefficients."""
+        alpha = torch.from_numpy(np.array(point)).reshape(self.shape)
+        return self.space.mixture(alpha, self.granularity)
+
+    @property
+    def budget(self) -> int:
+        """One child a generation."""
+        return self.generations
+
+    @property
+    def elites(self) -> list[Elite]:
+        """Every model that was evaluated, by its number."""
+        return [Elite(id, scores) for id, scores in enumerate(self.batches.scores)]
+
+    def ask(self) -> Candidate:
+        """Return the model of the coefficients that are due."""
+        point = self.batches.due()
+        origin = {"generation": self.evaluated + 1, "alpha": point.reshape(self.shape).tolist()}
+        return Candidate(self.evaluated, self.genome(point), origin)
+
+    def _accept(self, candidate: Candidate, scores: Scores) -> Mapping[str, Any]:
+        self.batches.tell(tuple(scores))
+        return {}
+
+    def finalists(self, count: int) -> list[Elite]:
+        """Return the models of highest mean score, of all that were evaluated; see the base class."""
+        return sorted(self.elites, key=lambda elite: (elite.mean, elite.id), reverse=True)[:count]
+
+    def individual(self, id: int) -> Genome:
+        """Return a model that was evaluated, any of them."""
+        return self.genome(self.batches.points[id])
+
+    def chosen(self) -> Mapping[str, Sequence[Elite]]:
+        """Return the model of best mean score; see the base class."""
+        return {"best_mean": self.finalists(1)} if self.evaluated else {}
+
+    def result(self) -> Mapping[str, Genome]:
+        """Return the model of best mean score; see the base class."""
+        return {rule: self.individual(elites[0].id) for rule, elites in self.chosen().items()}
+
+    def best(self) -> Scores:
+        """Return the best score on each task so far."""
+        return tuple(max(column) for column in zip(*self.batches.scores, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the scores so far; see the base class."""
+        return {**super().state_dict(), **self.batches.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue a search; see the base class.
+
+        Raises:
+            ValueError: if a setting differs, or the replay does not lead to where the search was.
+        """
+        super().load_state_dict(state)
+        self.batches.replay(state)
+
+
+class GaussianSearch(CoefficientSearch):
+    """A search by a Gaussian over α that maximises the mean score.
+
+    Beside the best model evaluated, the Gaussian's mean is a result; it is never scored in the search.
+    """
+
+    rules = ("best_mean", "distribution_mean")
+
+    @abstractmethod
+    def _mean(self) -> NDArray[np.float64]:
+        """Return the Gaussian's mean, [size]."""
+
+    def result(self) -> Mapping[str, Genome]:
+        """Return the model of best mean score, and the Gaussian's mean; see the base class."""
+        found = super().result()
+        return {**found, "distribution_mean": self.genome(self._mean())} if found else {}
+
+
+class CMAES(GaussianSearch):
+    """Covariance matrix adaptation (Hansen 2016, "The CMA Evolution Strategy: A Tutorial"), by pycma.
+
+    It runs until the budget is spent, without pycma's stopping rules and without restarts.
+
+    Args:
+        generations: models to evaluate.
+        granularity: whether an expert has one coefficient, or one for each layer or group of parameters.
+        sigma: the first step size.
+        task_vectors: whether α mixes the experts' "plain" task vectors, or their "orthogonal" ones.
+        population: models from one update to the next; 4 + ⌊3 ln(number of coefficients)⌋ by default.
+
+    Raises:
+        ValueError: if a hyper-parameter is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        generations: int = 1200,
+        granularity: Granularity = "model",
+        sigma: float = 0.3,
+        task_vectors: TaskVectors = "plain",
+        population: int | None = None,
+    ) -> None:
+        super().__init__(generations=generations, granularity=granularity, sigma=sigma, task_vectors=task_vectors)
+        self.population = population
+        self._require(population=(population is None or population >= 4, "at least 4, or none"))
+
+    def _open(self) -> None:
+        import cma  # takes a second, which no other command shall wait for
+
+        generator = self.numpy_generator()
+        options: dict[str, Any] = {
+            "randn": lambda *shape: generator.standard_normal(shape),
+            "seed": math.nan,  # leaves numpy's global generator alone
+            "verbose": -10,  # neither prints nor reads files
+            "verb_log": 0,
+        }
+        if self.population is not None:
+            options["popsize"] = self.population
+        self._search = cma.CMAEvolutionStrategy(self.start, self.sigma, options)
+
+    def _propose(self) -> Points:
+        return np.array(self._search.ask())
+
+    def _learn(self, points: Points, scores: Points) -> None:
+        self._search.tell(list(points), [-math.fsum(row) / len(row) for row in scores])
+
+    def _mean(self) -> NDArray[np.float64]:
+        return np.array(self._search.result.xfavorite)
+
+
+class PolicyGradient(GaussianSearch):
+    """REINFORCE (Williams 1992) with a Gaussian policy N(μ, diag(s²)) over α; μ and ln s are learned by Adam.
+
+    With z = (α − μ) / s and the advantage A, which is a model's mean score less the batch's, over the batch's
+    standard deviation, the gradients are E[A · z / s] for μ and E[A · (z² − 1)] for ln s.
+
+    Args:
+        generations: models to evaluate.
+        granularity: whether an expert has one coefficient, or one for each layer or group of parameters.
+        sigma: the first s.
+        task_vectors: whether α mixes the experts' "plain" task vectors, or their "orthogonal" ones.
+        batch: models from one update to the next.
+        lr: Adam's step size.
+
+    Raises:
+        ValueError: if a hyper-parameter is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        generations: int = 1200,
+        granularity: Granularity = "model",
+        sigma: float = 0.3,
+        task_vectors: TaskVectors = "plain",
+        batch: int = 8,
+        lr: float = 0.05,
+    ) -> None:
+        super().__init__(generations=generations, granularity=granularity, sigma=sigma, task_vectors=task_vectors)
+        self.batch, self.lr = batch, lr
+        self._require(batch=at_least(2, batch), lr=(0 < lr < math.inf, "a number greater than 0"))
+
+    def _open(self) -> None:
+        self._mu = torch.tensor(self.start)
+        self._log_s = torch.full_like(self._mu, math.log(self.sigma))
+        self._adam = torch.optim.Adam([self._mu, self._log_s], lr=self.lr)
+        self._updates = 0
+
+    def _propose(self) -> Points:
+        shape = (self.batch, len(self.start))
+        z = torch.randn(shape, dtype=torch.float64, generator=self.generator(self._updates))
+        return np.asarray((self._mu + self._log_s.exp() * z).numpy())
+
+    def _learn(self, points: Points, scores: Points) -> None:
+        means = torch.tensor([math.fsum(row) / len(row) for row in scores], dtype=torch.float64)
+        spread = means.std()
+        advantage = (means - means.mean()) / torch.where(spread > 0, spread, 1.0)
+        z = (torch.from_numpy(points) - self._mu) / self._log_s.exp()
+        # Written out, since evolution runs where torch records no gradients; Adam descends, hence the sign.
+        self._mu.grad = -(advantage[:, None] * z / self._log_s.exp()).mean(dim=0)
+        self._log_s.grad = -(advantage[:, None] * (z.square() - 1)).mean(dim=0)
+        self._adam.step()
+        self._updates += 1
+
+    def _mean(self) -> NDArray[np.float64]:
+        return np.array(self._mu.numpy())
+
+
+class NSGA2(CoefficientSearch):
+    """NSGA-II (Deb et al. 2002), by pymoo; its objectives are the tasks' scores.
+
+    The first population is the average and a Gaussian cloud around it, clipped to the bounds. The result is the
+    model of best mean score; the state also holds the front, any model of which can be exported by its number.
+
+    Args:
+        generations: models to evaluate.
+        granularity: whether an expert has one coefficient, or one for each layer or group of parameters.
+        sigma: standard deviation of the first population.
+        task_vectors: whether α mixes the experts' "plain" task vectors, or their "orthogonal" ones.
+        population: size of the population, and models from one selection to the next.
+        low: least coefficient.
+        high: largest coefficient.
+
+    Raises:
+        ValueError: if a hyper-parameter is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        generations: int = 1200,
+        granularity: Granularity = "model",
+        sigma: float = 0.3,
+        task_vectors: TaskVectors = "plain",
+        population: int = 20,
+        low: float = -0.5,
+        high: float = 1.5,
+    ) -> None:
+        super().__init__(generations=generations, granularity=granularity, sigma=sigma, task_vectors=task_vectors)
+        self.population, self.low, self.high = population, low, high
+        self._require(
+            population=at_least(2, population),
+            low=(-math.inf < low < high, "a number less than high"),
+            high=(low < high < math.inf, "a number greater than low"),
+        )
+
+    def _open(self) -> None:
+        from pymoo.algorithms.moo.nsga2 import NSGA2 as Search
+        from pymoo.core.problem import Problem
+
+        cloud = self.numpy_generator().standard_normal((self.population, len(self.start)))
+        cloud[0] = 0
+        first = np.clip(self.start + self.sigma * cloud, self.low, self.high)
+        problem = Problem(n_var=len(self.start), n_obj=len(self.tasks), xl=self.low, xu=self.high)
+        seed = int(self.numpy_generator().integers(2**31))
+        self._search = Search(pop_size=self.population, sampling=first).setup(problem, seed=seed)
+
+    def _propose(self) -> Points:
+        self._asked = self._search.ask()
+        return np.array(self._asked.get("X"))
+
+    def _learn(self, points: Points, scores: Points) -> None:
+        from pymoo.core.evaluator import Evaluator
+        from pymoo.problems.static import StaticProblem
+
+        Evaluator().eval(StaticProblem(self._search.problem, F=-scores), self._asked)
+        self._search.tell(infills=self._asked)
+
+    def front(self) -> list[Elite]:
+        """Return the models of all evaluated that no other beats on one task and equals or beats on the rest."""
+        elites = self.elites
+        if not elites:
+            return []
+        scores = np.array([elite.scores for elite in elites])
+        mask = moocore.is_nondominated(scores, maximise=True, keep_weakly=True)
+        return [elite for elite, best in zip(elites, mask, strict=True) if best]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the scores so far, and the front's ids and scores; see the base class."""
+        front = [{"id": elite.id, "scores": list(elite.scores)} for elite in self.front()]
+        return {**super().state_dict(), "front": front}
