@@ -1,7 +1,7 @@
 """The method: quality-diversity evolution of merged models. Knows neither Lightning, nor W&B, nor a domain."""
 
 from cyqd.evolution.archive import Archive, Elite
-from cyqd.evolution.baselines import PlainQD, TaskVectorAverage
+from cyqd.evolution.baselines import PlainQD, TaskVectorAverage, TSVMerge
 from cyqd.evolution.cma_me import CMAME
 from cyqd.evolution.coefficients import CMAES, NSGA2, PolicyGradient
 from cyqd.evolution.cycleqd import CycleQD
@@ -26,6 +26,7 @@ __all__ = [
     "PolicyGradient",
     "Roster",
     "Strategy",
+    "TSVMerge",
     "TaskVectorAverage",
     "materialise",
     "similarity",

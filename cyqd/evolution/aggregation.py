@@ -29,6 +29,20 @@ def best_mean_elite(archives: Sequence[Archive]) -> Elite:
     return max((elite for archive in archives for elite in archive), key=lambda elite: (elite.mean, elite.id))
 
 
+def final_elites(archives: Sequence[Archive], *, alpha_low: float, alpha_high: float) -> dict[str, list[Elite]]:
+    """Return, by rule, the elites that the final model is made of: the paper's first, then two beside it.
+
+    "aggregate" takes each archive's best elite by quality, "gamma" by γ, "best_mean" the one elite of best mean.
+    """
+    if not archives:
+        return {}
+    return {
+        "aggregate": [best_quality_elite(archive) for archive in archives],
+        "gamma": [largest_gamma_elite(a, alpha_low=alpha_low, alpha_high=alpha_high) for a in archives],
+        "best_mean": [best_mean_elite(archives)],
+    }
+
+
 def softmax_weights(qualities: Sequence[float]) -> list[float]:
     """Return β = softmax(f_1 … f_K)."""
     return torch.softmax(torch.tensor(qualities, dtype=torch.float64), dim=0).tolist()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 from cyqd.evolution.archive import Archive
 from cyqd.evolution.cycleqd import CycleQD
-from cyqd.evolution.genome import ExpertSpace, GenomeStore
+from cyqd.evolution.genome import ExpertSpace, Genome, GenomeStore
 from cyqd.evolution.strategy import Candidate, Roster
 
 
-class TaskVectorAverage(Roster):
-    """θ_b + (1/K) Σ_k τ_k: nothing to search, one evaluation."""
-
-    rules = ("task-vector average",)
+class OneModel(Roster):
+    """A model that needs no search: one evaluation."""
 
     def __init__(self) -> None:  # takes no genomes: the command line shall not offer them
         super().__init__()
@@ -21,7 +20,30 @@ class TaskVectorAverage(Roster):
     def setup(self, space: ExpertSpace, store: GenomeStore, seed: int, tasks: Sequence[str] | None = None) -> None:
         """Attach to the experts; see :class:`cyqd.evolution.strategy.Strategy`."""
         super().setup(space, store, seed, tasks)
-        self.genomes = {"task-vector average": space.mean()}
+        self.genomes = {self.rules[0]: self._model()}
+
+    @abstractmethod
+    def _model(self) -> Genome:
+        """Return the model."""
+
+
+class TaskVectorAverage(OneModel):
+    """θ_b + (1/K) Σ_k τ_k."""
+
+    rules = ("task-vector average",)
+
+    def _model(self) -> Genome:
+        return self.space.mean()
+
+
+class TSVMerge(OneModel):
+    """θ_b + Σ_k τ'_k, the sum of the experts' orthogonal task vectors (Gargiulo et al. 2025)."""
+
+    rules = ("TSV-Merge",)
+    task_vectors = "orthogonal"
+
+    def _model(self) -> Genome:
+        return self.space.mixture([1.0] * len(self.space.experts))
 
 
 class PlainQD(CycleQD):

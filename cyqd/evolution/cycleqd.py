@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from cyqd.evolution.aggregation import aggregate, best_mean_elite, best_quality_elite, largest_gamma_elite
+from cyqd.evolution.aggregation import aggregate, final_elites
 from cyqd.evolution.archive import Archive, Elite, Scores, open_archives
 from cyqd.evolution.crossover import Crossover, crossover
 from cyqd.evolution.genome import ExpertSpace, Genome, GenomeStore
@@ -39,6 +39,7 @@ class CycleQD(Strategy):
             "none"; see :func:`cyqd.evolution.mutation.mutate`.
         w_max: largest stretch of a singular value by mutation.
         mutation_sigma: standard deviation of the "gaussian" mutation.
+        founders: the first children are the sums of all task vectors times each of these; the paper has none.
         task_vectors: children mix the experts' "plain" task vectors (the paper), or their "orthogonal" ones.
 
     Raises:
@@ -66,14 +67,14 @@ class CycleQD(Strategy):
         mutation: Variant = "expert",
         w_max: float = 0.3,
         mutation_sigma: float = 0.01,
+        founders: Sequence[float] = (),
         task_vectors: TaskVectors = "plain",
     ) -> None:
-        self.generations, self.bins = generations, bins
-        self.bound_low, self.bound_high = bound_low, bound_high
+        self.generations, self.bins, self.bound_low, self.bound_high = generations, bins, bound_low, bound_high
         self.selection, self.alpha_low, self.alpha_high = selection, alpha_low, alpha_high
         self.crossover, self.granularity, self.density = crossover, granularity, density
         self.crossover_mu, self.crossover_sigma = crossover_mu, crossover_sigma
-        self.crossover_stretch, self.task_vectors = crossover_stretch, task_vectors
+        self.crossover_stretch, self.founders, self.task_vectors = crossover_stretch, list(founders), task_vectors
         self.mutation, self.w_max, self.mutation_sigma = mutation, w_max, mutation_sigma
         self._require(
             generations=at_least(0, generations),
@@ -92,6 +93,7 @@ class CycleQD(Strategy):
             mutation=one_of(Variant, mutation),
             w_max=at_least(0, w_max),
             mutation_sigma=at_least(0, mutation_sigma),
+            founders=(all(map(math.isfinite, founders)), "finite factors"),
             task_vectors=one_of(TaskVectors, task_vectors),
         )
         self.experts: list[Elite] = []
@@ -125,6 +127,10 @@ class CycleQD(Strategy):
             return Candidate(self.evaluated, self.space.expert(self.evaluated), origin)
 
         generation = self.evaluated - tasks + 1
+        if generation <= len(self.founders):
+            alpha = [self.founders[generation - 1]] * tasks
+            origin = {"generation": generation, "alpha": [[coefficient] for coefficient in alpha]}
+            return Candidate(self.evaluated, self.space.mixture(alpha), origin)
         active = generation % tasks
         generator = self.generator(generation)
         first, second = select_parents(self.archives[active].elites, generator, rule=self.selection, **self.alphas)
@@ -168,13 +174,7 @@ class CycleQD(Strategy):
 
     def chosen(self) -> Mapping[str, Sequence[Elite]]:
         """Return each archive's best elite by quality and by γ, and the elite of best mean; see the base class."""
-        if not self.archives:
-            return {}
-        return {
-            "aggregate": [best_quality_elite(archive) for archive in self.archives],
-            "gamma": [largest_gamma_elite(archive, **self.alphas) for archive in self.archives],
-            "best_mean": [best_mean_elite(self.archives)],
-        }
+        return final_elites(self.archives, **self.alphas)
 
     def result(self) -> Mapping[str, Genome]:
         """Return the aggregated model by the paper's rule and by the γ rule, and the elite of best mean."""

@@ -167,11 +167,11 @@ class ExpertSpace:
         """Return the genome of one expert."""
         return CompactGenome(self, [float(k == index) for k in range(len(self.experts))])
 
-    def mixture(self, alpha: Tensor, granularity: Granularity = "model") -> CompactGenome:
+    def mixture(self, alpha: Sequence[float] | Tensor, granularity: Granularity = "model") -> CompactGenome:
         """Return θ_b + Σ_k α_k τ_k, of the orthogonal task vectors if there are any.
 
         Args:
-            alpha: float64 [K, G].
+            alpha: one coefficient per expert, or float64 [K, G].
             granularity: what the G parts are.
         """
         return CompactGenome(self, alpha, granularity=granularity).orthogonal()
@@ -361,10 +361,12 @@ class CompactGenome(Genome):
     def tensors(self) -> dict[str, Tensor]:
         """Return α, float64, and the ω_k that are not all zero; see :class:`Genome`.
 
-        α is "alpha" [K] of the whole model, "alpha.layer" or "alpha.group" [K, G] of its parts.
+        α is "alpha" [K] of the whole model, "alpha.layer" or "alpha.group" [K, G] of its parts; [2K] and [2K, G]
+        where it mixes orthogonal task vectors.
         """
-        whole = self.granularity == "model"
-        alpha = {"alpha": self.alpha[:, 0]} if whole else {f"alpha.{self.granularity}": self.alpha}
+        own = len(self.space.experts)
+        mixed = self.alpha if self.alpha[own:].any() else self.alpha[:own]
+        alpha = {"alpha": mixed[:, 0]} if self.granularity == "model" else {f"alpha.{self.granularity}": mixed}
         return {**alpha, **{f"omega.{k}": w for k, w in enumerate(self.omega) if w is not None}}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cyqd.evolution import CMAES, CMAME, CycleQD, GenomeStore
+from cyqd.evolution import CMAES, CMAME, CycleQD, GenomeStore, TSVMerge
 from cyqd.evolution.genome import CompactGenome, DenseGenome
 from cyqd.evolution.orthogonal import OrthogonalVectors, orthogonalise
 from cyqd.evolution.spectrum import SingularBases
@@ -185,3 +185,23 @@ def test_a_continued_search_breeds_the_same_child(kind, space, tmp_path):
 
 def test_a_matrix_that_an_expert_never_trained(space):
     assert not space.task_vector(3 + 2, FROZEN).any()
+
+
+def test_founders_come_first_and_are_sums(space, tmp_path):
+    strategy = CycleQD(founders=[0.5, 1.5], task_vectors="orthogonal")
+    children = search(strategy, space, tmp_path, 6)[3:]
+    assert [child.alpha[:, 0].tolist() for child in children[:2]] == [[0] * 3 + [0.5] * 3, [0] * 3 + [1.5] * 3]
+    assert strategy.ask().origin["parents"]
+    assert 3 in strategy.kept()
+
+
+def test_tsv_merge_is_the_sum(space, tmp_path):
+    strategy = TSVMerge()
+    strategy.setup(space, GenomeStore(tmp_path, space), 0)
+    merged = strategy.ask().genome.task_vector(MATRICES[0])
+    torch.testing.assert_close(merged, sum(space.orthogonal.get(k, MATRICES[0]) for k in range(3)))
+
+
+def test_an_expert_is_kept_alike_with_and_without_orthogonal_vectors(space):
+    assert space.expert(1).tensors()["alpha"].tolist() == [0, 1, 0]
+    assert space.expert(1).orthogonal().tensors()["alpha"].tolist() == [0, 0, 0, 0, 1, 0]
