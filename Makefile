@@ -47,7 +47,7 @@ clean-demo:
 	rm -rf $(DEMO) $(DEMO_SAM)
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
 
 lint: install
 	$(BIN)/ruff check .

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +74,12 @@ class SetupError(Exception):
 
 @contextmanager
 def clear_errors(trainer: L.Trainer, data: L.LightningDataModule) -> Iterator[None]:
-    """Turn what fails before the first batch is through into one clear message; let environments go at once."""
+    """Turn what fails before the first batch is through into one clear message; let environments go at once.
+
+    Ctrl-C is given back, which after a failure Lightning leaves with a callback that had taken it.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     except BaseException as error:
@@ -83,6 +90,9 @@ def clear_errors(trainer: L.Trainer, data: L.LightningDataModule) -> Iterator[No
         if trainer.fit_loop.epoch_loop.batch_progress.total.completed > 1:
             raise
         raise SetupError(str(error)) from error
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
 
 
 def open_space(

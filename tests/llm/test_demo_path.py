@@ -121,7 +121,7 @@ def test_a_run_is_not_continued_on_other_problems(
     splits["os"]["test"].pop()
     (other / "splits.json").write_text(json.dumps(splits))
     message = refuse("evolve", "--config", demo / "configs" / "evolve.yaml", "--run", other, "--ckpt_path", "last")
-    assert "the test half of task os is not what" in message
+    assert "the test split of task os is not what" in message
 
 
 def test_an_expert_of_another_tokenizer_is_refused(demo: Path, tmp_path: Path, refuse: Callable[..., str]) -> None:

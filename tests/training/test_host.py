@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import lightning as L
 import pytest
 import torch
 
-from cyqd.evolution import CycleQD, Roster, TaskVectorAverage
+from cyqd.evolution import Candidate, CycleQD, Roster, TaskVectorAverage
 from cyqd.report.record import troubles
 from cyqd.training.evolution import Evolution
-from cyqd.training.run import host_trainer, open_space, read_history
+from cyqd.training.run import clear_errors, host_trainer, open_space, read_history
 from cyqd.training.strategies import EvaluationStrategy
 from tests.toy import ToyData, ToyModule
 
@@ -51,7 +52,8 @@ def host(models: Models, folder: Path, strategy: Any, **arguments: Any) -> tuple
     )
     options = {"accelerator": "cpu", "devices": 1, "logger": False, "callbacks": [witness], **arguments}
     trainer, wrapped, data = host_trainer(module, ToyData([9, 5, 6]), "optimisation", [callback], options)
-    trainer.fit(wrapped, datamodule=data)
+    with clear_errors(trainer, data):
+        trainer.fit(wrapped, datamodule=data)
     return witness, callback, module
 
 
@@ -88,6 +90,17 @@ def test_the_average_is_a_strategy_of_one_evaluation(toy_models: Models, tmp_pat
         mean = sum(w[name].double() for w in weights) / len(weights)
         torch.testing.assert_close(parameter.double(), mean, rtol=0, atol=1e-6)
     assert list(callback.strategy.result()) == ["task-vector average"]
+
+
+def test_a_run_that_breaks_gives_ctrl_c_back(toy_models: Models, tmp_path: Path) -> None:
+    class Broken(TaskVectorAverage):
+        def ask(self) -> Candidate:
+            raise ZeroDivisionError
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ZeroDivisionError):
+        host(toy_models, tmp_path, Broken())
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_loggers_get_scores_and_times_by_generation(toy_models: Models, tmp_path: Path) -> None:
