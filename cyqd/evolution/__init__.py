@@ -3,9 +3,9 @@
 from cyqd.evolution.archive import Archive, Elite
 from cyqd.evolution.baselines import PlainQD, TaskVectorAverage, TSVMerge
 from cyqd.evolution.cma_me import CMAME
-from cyqd.evolution.coefficients import CMAES, NSGA2, PolicyGradient
 from cyqd.evolution.cycleqd import CycleQD
 from cyqd.evolution.genome import CompactGenome, DenseGenome, ExpertSpace, Genome, GenomeStore, materialise
+from cyqd.evolution.optimisers import CMAES, NSGA2, PolicyGradient
 from cyqd.evolution.spectrum import similarity
 from cyqd.evolution.strategy import Candidate, Roster, Strategy
 

@@ -1,4 +1,4 @@
-"""Baselines behind the same ask/tell as CycleQD; those that learn coefficients lie in ``coefficients.py``."""
+"""Baselines behind the same ask/tell as CycleQD; those that learn coefficients lie in ``optimisers.py``."""
 
 from __future__ import annotations
 
