@@ -277,8 +277,12 @@ def test_an_end_from_outside_ends_what_is_running(
             time.sleep(0.05)
         os.kill(os.getpid(), which)
 
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
     threading.Thread(target=end, daemon=True).start()
-    assert run("experiment", file).code == code
+    try:
+        assert run("experiment", file).code == code
+    finally:
+        signal.signal(signal.SIGINT, handler)
     (job,) = read_experiment(file).preparations()[0]
     _claim(job, log.parent).close()  # nobody holds it any more
     assert not job.done
