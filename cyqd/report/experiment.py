@@ -104,7 +104,7 @@ def compare_methods(
     Args:
         cells: what there is; methods come in the order of their first cells.
         reference: the method that the others are compared with; if it has no cell, there are no differences.
-        budget: evaluations of children that each search was to have.
+        budget: evaluations that each search was to have, of children and of models judged once more.
         missing: names of the cells that are not there yet.
         draws: of the bootstrap.
 

@@ -170,13 +170,11 @@ def _notes(comparison: Mapping[str, Any]) -> list[str]:
     uneven = [
         f"{method} ({_evaluations(row)})"
         for method, row in finals.items()
-        if {*row["children"].values()} - {None, comparison["budget"]}
+        for children, rescored in zip(row["children"].values(), row["rescored"].values(), strict=True)
+        if children is not None and children + rescored != comparison["budget"]
     ]
     if uneven:
-        notes.append(f"Not the budget of {comparison['budget']} evaluations of children: {'; '.join(uneven)}.")
-    rescored = {method: {*row["rescored"].values()} for method, row in finals.items() if row["seconds"] is not None}
-    if len({tuple(sorted(numbers)) for numbers in rescored.values()}) > 1:
-        notes.append("Not all methods had as many further evaluations to choose their final model by.")
+        notes.append(f"Not the budget of {comparison['budget']} evaluations: {'; '.join(dict.fromkeys(uneven))}.")
     faults = {method: sum(row["faults"].values()) for method, row in finals.items()}
     if broke := [f"{method} {count}" for method, count in faults.items() if count]:
         notes.append(f"Test problems that broke, and count 0: {'; '.join(broke)}.")

@@ -138,7 +138,8 @@ class Experiment(BaseModel):
         config: the file of ``evolve`` that every cell starts from.
         methods: by name, the options of ``evolve`` that make the method; or ``models``, folders by name, which are
             only tested.
-        budget: evaluations of children that every search may use; becomes ``strategy.init_args.generations``.
+        budget: evaluations that every search may use. ``strategy.init_args.generations`` becomes what ``final``
+            leaves of it, by which models are judged once more.
         seeds: of the cells.
         reference: the method that the others are compared with; the first by default.
         options: of every cell, under those of its method.
@@ -217,7 +218,7 @@ class Experiment(BaseModel):
         models = options.pop("models", {})
         content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
         if not models and _takes_generations(options, content):
-            options["strategy.init_args.generations"] = self.budget
+            options["strategy.init_args.generations"] = max(self.budget - _judged(options, content), 0)
         name, log = f"{method}, seed {seed}", f"{slug(method)}-{seed}"
         given = [word for key in sorted(options, key=_depth) for word in (f"--{key}", _word(options[key]))]
         ends = ["--models", *models.values(), "--out", str(folder)] if models else ["--ckpt_path", "last"]
@@ -296,6 +297,13 @@ def _takes_generations(options: Mapping[str, Any], config: Mapping[str, Any]) ->
     except (ImportError, AttributeError):
         return True  # reading the command's arguments will say what is wrong
     return "generations" in inspect.signature(found).parameters
+
+
+def _judged(options: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+    """Return how many models are scored once more when the search has ended; see ``final`` of ``evolve``."""
+    final = {**(config.get("final") or {}), **(options.get("final") or {})}
+    final |= {key.removeprefix("final."): value for key, value in options.items() if key.startswith("final.")}
+    return int(final.get("finalists", 0)) + len(final.get("scales", []))
 
 
 def _depth(key: str) -> int:

@@ -107,8 +107,7 @@ def test_tables_say_what_is_uneven_missing_or_broke(tmp_path: Path) -> None:
     ]
     text = write_comparison(tmp_path, compare(*cells, missing=["A, seed 1"]))
     assert "Missing: A, seed 1." in text
-    assert "Not the budget of 7 evaluations of children: B (6)." in text
-    assert "further evaluations to choose" in text
+    assert "Not the budget of 7 evaluations: A (7 + 5); B (6)." in text
     assert "count 0: B 2." in text
     assert "there is one seed" in text
     line = next(line for line in text.splitlines() if line.startswith("| A "))

@@ -35,7 +35,7 @@ def write(path: Path, toy: Domain, **changes: Any) -> Path:
     content = {
         "folder": str(folder / "out"),
         "config": str(toy.config(folder / "base", generations=99)),
-        "budget": 3,
+        "budget": 5,  # three children, and two finalists
         "seeds": [0, 1],
         "options": {"threads": 1, "trainer.accelerator": "cpu", "final.finalists": 2},
         "prepare": [
