@@ -68,12 +68,12 @@ def read_cell(method: str, seed: int, folder: Path, models: Sequence[str] = ()) 
     """
     if models:
         lines = _lines(folder / "scores" / "history.jsonl")
-        own = {name: _by_task(line["outcomes"]) for name, line in zip(models, lines, strict=True)}
+        own = {name: _by_task(line) for name, line in zip(models, lines, strict=True)}
         return CellRecord(method, seed, models[0], own, {}, None, 0, None, len(lines[0].get("faults", {})), {})
     results = load_json(folder / "results.json")
     test = _test_folder(folder, results["evaluations"])
     tested = {line["model"]: line for line in _lines(test / "history.jsonl")}
-    scores = {model: _by_task(line["outcomes"]) for model, line in tested.items()}
+    scores = {model: _by_task(line) for model, line in tested.items()}
     beside = {model: of for model, of in scores.items() if model in SHARED_ROWS or model.startswith("expert ")}
     final = results["final"]
     own = {_rule(model): of for model, of in scores.items() if model not in beside or model == final}
@@ -248,11 +248,12 @@ def _summary(tasks: Sequence[str], at: Array, replicates: Array) -> dict[str, An
     return {"tasks": of_tasks, "mean": value(at.mean(), replicates.mean(axis=1))}
 
 
-def _by_task(outcomes: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
-    for problem, score in outcomes.items():
+def _by_task(line: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the scores by task, in the data's order, and problem."""
+    found: dict[str, dict[str, float]] = {task: {} for task in line["scores"]}
+    for problem, score in line["outcomes"].items():
         task, _, name = problem.partition("/")
-        found.setdefault(task, {})[name] = score
+        found[task][name] = score
     return found
 
 

@@ -42,8 +42,7 @@ def differences_figure(comparison: Mapping[str, Any]) -> Figure:
     axes.set_yticks(range(len(rows)), [wrap(row["model"], 32) for row in rows])
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", lw=0.3, alpha=0.6)
-    axes.set(
-        xlabel=wrap(f"mean score minus that of {comparison['reference']}, paired 95 % intervals", 60),
-        ylim=(len(rows) - 0.5, -0.5),
-    )
+    axes.set(ylim=(len(rows) - 0.5, -0.5))
+    text = wrap(f"mean score minus that of {comparison['reference']}, paired 95 % intervals", 48)
+    figure.supxlabel(text, fontsize=axes.xaxis.label.get_fontsize())
     return figure
