@@ -201,6 +201,7 @@ class Strategy(ABC):
         known = {name: p.default for name, p in signature(type(self)).parameters.items()} | state["settings"]
         for key, value in self.settings().items():
             was = known.get(key)
+            was = list(was) if isinstance(was, tuple) else was  # as JSON has it
             if was != value:
                 raise ValueError(f"cannot continue: the run was started with {key} = {was!r}, now it is {value!r}")
 

@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import shlex
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ PREPARING = "preparing"
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(ABC):
     """One command of an experiment.
 
     Attributes:
@@ -49,10 +50,11 @@ class Job:
         return shlex.join(["python", "-m", *self.arguments])
 
     @property
+    @abstractmethod
     def done(self) -> bool:
         """Whether there is nothing left to do."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(self) -> None:
         """Note that the command is about to run."""
 
@@ -71,6 +73,9 @@ class Preparation(Job):
     def done(self) -> bool:
         """Whether the file is there."""
         return self.makes.exists()
+
+    def begin(self) -> None:
+        """Note nothing: the file will tell."""
 
 
 @dataclass(frozen=True)

@@ -381,3 +381,17 @@ def test_a_reader_process_breeds_the_same_children_from_the_writers_files(space,
         scores = judge(ours)
         assert writer.tell(ours, scores) == reader.tell(theirs, scores)
     assert text(writer) == text(reader)
+
+
+def test_a_run_from_before_a_setting_existed_continues_with_its_default(space, tmp_path):
+    def prepared(**settings):
+        strategy = CycleQD(generations=3, **settings)
+        strategy.setup(space, GenomeStore(tmp_path, space), 0)
+        return strategy
+
+    state = json.loads(json.dumps(prepared().state_dict()))
+    for key in ("founders", "crossover", "crossover_stretch", "granularity", "density", "task_vectors"):
+        del state["settings"][key]
+    prepared().load_state_dict(state)
+    with pytest.raises(ValueError, match=r"founders = \[\], now it is \[1.0\]"):
+        prepared(founders=[1.0]).load_state_dict(state)
