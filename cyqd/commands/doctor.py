@@ -17,7 +17,7 @@ from jsonargparse import Namespace
 from cyqd.commands import evolve
 from cyqd.commands._common import Parser
 from cyqd.evolution import ExpertSpace, GenomeStore, Strategy
-from cyqd.evolution.genome import Weights
+from cyqd.evolution.space import Weights
 from cyqd.evolution.storage import save_json
 from cyqd.report.tables import align
 from cyqd.training import EvolvableModule

@@ -33,12 +33,13 @@ def parser() -> Parser:
     parser.add_argument("--prepare", type=bool, default=False, help="run the preparing commands only")
     parser.add_argument("--cell", type=NonNegativeInt, help="run this cell only, by its number in --list, and end")
     parser.add_argument("--tables", type=bool, default=False, help="only write the tables of what has finished")
+    parser.add_argument("--reference", help="the method to compare the others with, in place of the file's")
     return parser
 
 
 def prepare(config: Namespace, parser: Parser) -> Callable[[], object]:
     """Prepare ``experiment``: all commands are read as they would be when run, so that none has a wrong option."""
-    experiment = read_experiment(config.file)
+    experiment = read_experiment(config.file, reference=config.reference)
     stages, cells = experiment.preparations(), experiment.cells()
     check_commands(cells)
     if config.list:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from cyqd.evolution.archive import Archive
 from cyqd.evolution.cycleqd import CycleQD
-from cyqd.evolution.genome import ExpertSpace, Genome, GenomeStore
+from cyqd.evolution.genome import Genome
+from cyqd.evolution.space import ExpertSpace
+from cyqd.evolution.store import GenomeStore
 from cyqd.evolution.strategy import Candidate, Roster
 
 
@@ -39,7 +41,7 @@ class TaskVectorAverage(OneModel):
 class TSVMerge(OneModel):
     """θ_b + Σ_k τ'_k, the sum of the experts' orthogonal task vectors (Gargiulo et al. 2025)."""
 
-    rules = ("TSV-Merge",)
+    rules = ("sum",)
     task_vectors = "orthogonal"
 
     def _model(self) -> Genome:

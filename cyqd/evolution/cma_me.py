@@ -12,9 +12,10 @@ import torch
 from cyqd.evolution.archive import Archive, Scores
 from cyqd.evolution.coefficients import Batches, Points
 from cyqd.evolution.cycleqd import CycleQD
-from cyqd.evolution.genome import ExpertSpace, GenomeStore
 from cyqd.evolution.orthogonal import TaskVectors
 from cyqd.evolution.parts import Granularity
+from cyqd.evolution.space import ExpertSpace
+from cyqd.evolution.store import GenomeStore
 from cyqd.evolution.strategy import Candidate, one_of
 
 

@@ -16,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from cyqd.evolution.archive import Elite, Scores
-from cyqd.evolution.genome import CompactGenome, ExpertSpace, Genome, GenomeStore
+from cyqd.evolution.genome import CompactGenome, Genome
 from cyqd.evolution.orthogonal import TaskVectors
 from cyqd.evolution.parts import Granularity
+from cyqd.evolution.space import ExpertSpace
+from cyqd.evolution.store import GenomeStore
 from cyqd.evolution.strategy import Candidate, Strategy, at_least, one_of
 
 Points = NDArray[np.float64]

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyqd.evolution.genome import ExpertSpace
 from cyqd.evolution.parts import parts_of
+from cyqd.evolution.space import ExpertSpace
 from cyqd.evolution.spectrum import as_matrix, is_matrix, similarity, singular_values
 
 PIECE = 1 << 20

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 from cyqd.evolution.aggregation import aggregate, final_elites
 from cyqd.evolution.archive import Archive, Elite, Scores, open_archives
 from cyqd.evolution.crossover import Crossover, crossover
-from cyqd.evolution.genome import ExpertSpace, Genome, GenomeStore
+from cyqd.evolution.genome import Genome
 from cyqd.evolution.mutation import Variant, mutate
 from cyqd.evolution.orthogonal import TaskVectors
 from cyqd.evolution.parts import Granularity
 from cyqd.evolution.selection import Selection, select_parents
+from cyqd.evolution.space import ExpertSpace
+from cyqd.evolution.store import GenomeStore
 from cyqd.evolution.strategy import Candidate, Strategy, at_least, one_of
 
 
@@ -71,11 +72,11 @@ class CycleQD(Strategy):
         task_vectors: TaskVectors = "plain",
     ) -> None:
         self.generations, self.bins, self.bound_low, self.bound_high = generations, bins, bound_low, bound_high
-        self.selection, self.alpha_low, self.alpha_high = selection, alpha_low, alpha_high
-        self.crossover, self.granularity, self.density = crossover, granularity, density
-        self.crossover_mu, self.crossover_sigma = crossover_mu, crossover_sigma
-        self.crossover_stretch, self.founders, self.task_vectors = crossover_stretch, list(founders), task_vectors
+        self.selection, self.alpha_low, self.alpha_high, self.density = selection, alpha_low, alpha_high, density
+        self.crossover, self.crossover_mu, self.crossover_sigma = crossover, crossover_mu, crossover_sigma
+        self.crossover_stretch, self.granularity = crossover_stretch, granularity
         self.mutation, self.w_max, self.mutation_sigma = mutation, w_max, mutation_sigma
+        self.founders, self.task_vectors = list(founders), task_vectors
         self._require(
             generations=at_least(0, generations),
             bins=at_least(1, bins),
@@ -125,7 +126,6 @@ class CycleQD(Strategy):
         if self.evaluated < tasks:
             origin: dict[str, Any] = {"generation": 0, "expert": self.tasks[self.evaluated]}
             return Candidate(self.evaluated, self.space.expert(self.evaluated), origin)
-
         generation = self.evaluated - tasks + 1
         if generation <= len(self.founders):
             alpha = [self.founders[generation - 1]] * tasks
@@ -186,7 +186,7 @@ class CycleQD(Strategy):
 
     def kept(self) -> set[int]:
         """Return the ids of the elites and experts."""
-        return {elite.id for elite in chain(self.experts, *self.archives)}
+        return {elite.id for elite in self.experts} | {elite.id for archive in self.archives for elite in archive}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the experts' scores and the archives; see the base class."""

@@ -14,8 +14,10 @@ import torch
 
 from cyqd.evolution.aggregation import best_quality_elite
 from cyqd.evolution.archive import Archive, Elite, Scores
-from cyqd.evolution.genome import ExpertSpace, Genome, GenomeStore
+from cyqd.evolution.genome import Genome
 from cyqd.evolution.orthogonal import TaskVectors
+from cyqd.evolution.space import ExpertSpace
+from cyqd.evolution.store import GenomeStore
 
 
 @dataclass(frozen=True)

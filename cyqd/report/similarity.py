@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from cyqd.evolution.comparison import compare
-from cyqd.evolution.genome import ExpertSpace
+from cyqd.evolution.space import ExpertSpace
 from cyqd.report.tables import align
 
 UNEQUAL = 10.0

@@ -20,7 +20,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from cyqd.evolution import ExpertSpace
-from cyqd.evolution.genome import Weights
+from cyqd.evolution.space import Weights
 from cyqd.training.estimates import busy, bytes_text
 from cyqd.training.module import EvolvableModule
 from cyqd.training.run import HOST_ARGUMENTS, SetupError

@@ -105,7 +105,8 @@ class Cell(Job):
         if self.models:
             return True
         found = load_json(results)
-        return bool(found["evaluations"] == found["budget"] == load_json(state)["evaluated"])
+        evaluated = load_json(state)["evaluated"] if state.exists() else found["evaluations"]
+        return bool(found["evaluations"] == found["budget"] == evaluated)
 
     def begin(self) -> None:
         """Note in the cell's folder what the experiment says, before anything is written there."""
@@ -232,8 +233,12 @@ class Experiment(BaseModel):
         return Cell(name, log, seed, ("cyqd", *command, *given, *ends), method, folder, said, tuple(models))
 
 
-def read_experiment(path: Path) -> Experiment:
+def read_experiment(path: Path, *, reference: str | None = None) -> Experiment:
     """Read an experiment file.
+
+    Args:
+        path: the file.
+        reference: in place of the file's own.
 
     Raises:
         FileNotFoundError: if it is missing, or the config that it names.
@@ -244,7 +249,8 @@ def read_experiment(path: Path) -> Experiment:
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     try:
-        return Experiment.model_validate(content)
+        experiment = Experiment.model_validate(content)
+        return experiment if reference is None else Experiment.model_validate({**content, "reference": reference})
     except ValidationError as error:
         problems = [_problem(found) for found in error.errors()]
         raise ValueError(f"{path}:\n" + "\n".join(problems)) from error

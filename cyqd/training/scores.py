@@ -27,6 +27,10 @@ SMALL = 1 << 25
 """Bytes up to which a file is known by its content; a larger one, of weights, by its size and time."""
 
 
+KEPT = {"scores", "intervals", "n", "measures", "outcomes", "seconds", "faults", "retries"}
+"""What is kept of a model."""
+
+
 @dataclass(frozen=True)
 class ScoreCache:
     """Keeps the scores of models by all that decides them, one JSON file each.
@@ -72,7 +76,8 @@ class ScoreCache:
             record: dict[str, Any] = load_json(self._path(key))
         except (FileNotFoundError, ValueError):
             return None
-        return None if outcomes and not record["outcomes"] else record
+        whole = isinstance(record, dict) and record.keys() >= KEPT
+        return None if not whole or (outcomes and not record["outcomes"]) else record
 
     def keep(self, key: str, record: Mapping[str, Any]) -> None:
         """Keep scores, unless something broke in evaluating them, which may not happen again.

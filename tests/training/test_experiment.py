@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -115,6 +116,16 @@ def test_a_second_start_runs_what_is_missing_and_nothing_else(done: Done) -> Non
     assert (done.folder / "out" / "table.md").read_text() in done.second.out
 
 
+def test_a_cell_is_done_once_its_results_are_those_of_its_end(done: Done, tmp_path: Path) -> None:
+    cell = dataclasses.replace(read_experiment(done.file).cells()[0], folder=tmp_path / "cell")
+    shutil.copytree(done.folder / "out" / slug(RANDOM) / "0", cell.folder)
+    state = cell.folder / "evolution" / "state" / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "evaluated": 3}))
+    assert not cell.done
+    shutil.rmtree(state.parent)  # large, and of no use any more
+    assert cell.done
+
+
 def test_the_tables_hold_what_the_runs_say(done: Done) -> None:
     found = json.loads((done.folder / "out" / "results.json").read_text())
     rows = {(row["method"], row["rule"]): row for row in found["rows"]}
@@ -132,6 +143,15 @@ def test_the_tables_hold_what_the_runs_say(done: Done) -> None:
     assert rows[TESTED, "second"]["mean"] == rows[None, "expert task1"]["mean"]
     assert rows[TESTED, "first"]["final"]
     assert found["shared"]
+
+
+def test_any_search_may_be_what_the_others_are_compared_with(toy: Domain, tmp_path: Path) -> None:
+    methods = {"first": {}, "second": {}, TESTED: {"models": {"model": str(tmp_path)}}}
+    file = write(tmp_path / "toy.yaml", toy, methods=methods)
+    assert read_experiment(file).reference == "first"
+    assert read_experiment(file, reference="second").reference == "second"
+    with pytest.raises(ValueError, match="expected one of first, second, only tested, got 'third'"):
+        read_experiment(file, reference="third")
 
 
 def test_a_method_runs_with_its_options(done: Done) -> None:

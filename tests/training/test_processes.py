@@ -13,7 +13,7 @@ from tests.training.test_resume import assert_same_run, history
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize(("domain", "processes"), [("toy", 3), ("segmentation", 2)], indirect=["domain"])
 def test_any_number_of_processes_gives_the_same_run(
     cyqd: Callable[..., subprocess.CompletedProcess[str]],
     domain: Domain,

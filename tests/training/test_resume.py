@@ -47,6 +47,7 @@ def wait_for_lines(path: Path, lines: int, process: subprocess.Popen[bytes]) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("domain", ["toy"], indirect=True)
 def test_killed_at_every_moment_of_saving(cyqd: Command, domain: Domain, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
     config = domain.config(run)
@@ -74,6 +75,7 @@ def test_killed_at_every_moment_of_saving(cyqd: Command, domain: Domain, undistu
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("domain", ["segmentation"], indirect=True)
 def test_killed_at_random_from_outside(cyqd: Command, domain: Domain, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
     config = domain.config(run)
@@ -94,6 +96,7 @@ def test_killed_at_random_from_outside(cyqd: Command, domain: Domain, undisturbe
     assert_same_run(undisturbed, run)
 
 
+@pytest.mark.parametrize("domain", ["toy"], indirect=True)
 def test_ctrl_c_ends_with_what_there_is_and_continues(
     cyqd: Command, domain: Domain, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -149,11 +149,12 @@ def test_scores_without_outcomes_do_not_serve_who_asks_for_them(tmp_path: Path) 
     assert cache.find("key", outcomes=True) is not None
 
 
-def test_a_damaged_file_is_as_good_as_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["{", "[]", '{"scores": {"a": 0.5}}'])
+def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, content: str) -> None:
     cache = ScoreCache(tmp_path, "")
     cache.keep("key", RECORD)
     (file,) = tmp_path.rglob("*.json")
-    file.write_text("{")
+    file.write_text(content)
     assert cache.find("key", outcomes=False) is None
 
 

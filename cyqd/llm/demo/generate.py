@@ -32,11 +32,12 @@ OBSERVATION_LIMIT = 80  # characters; the demo's configs set the same
 Dialogue = dict[str, list[dict[str, Any]]]
 
 
-def generate(out: Path, *, seed: int = 0) -> None:
+def generate(out: Path, *, seed: int = 0, grammars: Sequence[Grammar] = GRAMMARS) -> None:
     """Write ``out``/data (problems and training dialogues, JSONL) and ``out``/init (model and tokenizer).
 
     Everything is a function of the seed but the split into training and evaluation, which depends on each gold
-    reply alone: a problem of one seed is trained on under no other either.
+    reply alone: a problem of one seed is trained on under no other either. A grammar's name says which of
+    :data:`TASKS` it is for.
 
     Raises:
         ValueError: if a problem for evaluation occurs in training.
@@ -46,7 +47,7 @@ def generate(out: Path, *, seed: int = 0) -> None:
     easy: dict[str, list[Sentence]] = {}
     pool: dict[str, list[Sentence]] = {}
     experts: dict[str, list[Dialogue]] = {}
-    for grammar in tqdm(GRAMMARS, desc="demo data", unit="task"):
+    for grammar in tqdm(grammars, desc="demo data", unit="task"):
         rng = random.Random(f"{seed}:{grammar.name}")
         sentences = list(grammar.sentences())
         rng.shuffle(sentences)
@@ -59,22 +60,25 @@ def generate(out: Path, *, seed: int = 0) -> None:
         experts[grammar.name] = _expert(grammar, task, trained, rng)
         write_jsonl(data / f"{grammar.name}_train.jsonl", experts[grammar.name])
     rng = random.Random(f"{seed}:mixtures")
-    base = [_dialogue(rng.choice((pool if rng.random() < PINCH[name] else easy)[name])) for name in _turns(rng)]
+    base = [
+        _dialogue(rng.choice((pool if rng.random() < PINCH[name] else easy)[name]))
+        for name in _turns(grammars, rng)
+    ]
     everything = list(chain.from_iterable(experts.values()))
     rng.shuffle(everything)
     write_jsonl(data / "base_train.jsonl", base)
     write_jsonl(data / "all_train.jsonl", everything)
-    check_disjoint(data)
+    check_disjoint(data, grammars)
     tokenizer = make_tokenizer(m["content"] for dialogue in chain(base, everything) for m in dialogue["messages"])
     tokenizer.save_pretrained(out / "init")
     make_model(tokenizer, seed=seed).save_pretrained(out / "init")
 
 
-def check_disjoint(data: Path) -> None:
+def check_disjoint(data: Path, grammars: Sequence[Grammar] = GRAMMARS) -> None:
     """Raise ValueError if a problem's question occurs in a training file of the folder ``data``."""
     asked = {
         json.loads(line)["prompt"]: grammar.name
-        for grammar in GRAMMARS
+        for grammar in grammars
         for line in (data / f"{grammar.name}.jsonl").read_text(encoding="utf-8").splitlines()
     }
     for path in sorted(data.glob("*_train.jsonl")):
@@ -101,9 +105,9 @@ def _problems(grammar: Grammar, sentences: Sequence[Sentence], rng: random.Rando
     raise AssertionError(f"the {grammar.name} grammar has too few problems")
 
 
-def _turns(rng: random.Random) -> list[str]:
+def _turns(grammars: Sequence[Grammar], rng: random.Random) -> list[str]:
     """Return each task's name equally often, shuffled."""
-    names = [grammar.name for grammar in GRAMMARS] * (BASE_DIALOGUES // len(GRAMMARS))
+    names = [grammar.name for grammar in grammars] * (BASE_DIALOGUES // len(grammars))
     rng.shuffle(names)
     return names
 
