@@ -45,7 +45,7 @@ class TSVMerge(OneModel):
     task_vectors = "orthogonal"
 
     def _model(self) -> Genome:
-        return self.space.mixture([1.0] * len(self.space.experts))
+        return self.mixture([1.0] * len(self.space.experts))
 
 
 class PlainQD(CycleQD):

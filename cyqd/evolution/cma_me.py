@@ -31,7 +31,7 @@ class CMAME(CycleQD):
         granularity: whether an expert has one coefficient, or one for each layer or group of parameters.
         sigma: the first step size, and that of every restart; all strategies start at 1/K, the average.
         batch: children of a strategy's turn; 4 + ⌊3 ln(number of coefficients)⌋ by default.
-        task_vectors: whether α mixes the experts' "plain" task vectors, or their "orthogonal" ones.
+        task_vectors: α mixes the experts' "plain" task vectors, their "orthogonal" ones, or "both".
         bins: bins on each behaviour axis.
         bound_low: an axis starts at this share of the lowest expert score on its task.
         bound_high: and ends at this share of the highest.
@@ -71,7 +71,7 @@ class CMAME(CycleQD):
     def setup(self, space: ExpertSpace, store: GenomeStore, seed: int, tasks: Sequence[str] | None = None) -> None:
         """Attach to the experts; see the base class."""
         super().setup(space, store, seed, tasks)
-        self.shape = (len(space.experts), len(space.part_names(self.granularity)))
+        self.shape = (self.mixed, len(space.part_names(self.granularity)))
 
     def ask(self) -> Candidate:
         """Return the next expert, else the next child of the strategy whose turn it is."""
@@ -83,7 +83,7 @@ class CMAME(CycleQD):
             "active": self.tasks[self._active],
             "alpha": alpha.tolist(),
         }
-        child = self.space.mixture(torch.from_numpy(alpha), self.granularity)
+        child = self.mixture(torch.from_numpy(alpha), self.granularity)
         return Candidate(self.evaluated, child, origin)
 
     def _accept(self, candidate: Candidate, scores: Scores) -> Mapping[str, Any]:
@@ -99,7 +99,7 @@ class CMAME(CycleQD):
         from ribs.emitters import EvolutionStrategyEmitter  # takes seconds: no other command shall wait for it
 
         size = math.prod(self.shape)
-        start = np.full(size, 1 / len(self.space.experts))
+        start = np.full(size, 1 / self.mixed)
         own: dict[str, Any] = {"x0": start, "sigma0": self.sigma, "ranker": "2imp", "batch_size": self.batch}
         self._lattices = [self._lattice(archive, size) for archive in self.archives]
         self._emitters = [
@@ -108,7 +108,8 @@ class CMAME(CycleQD):
         ]
         self._active = 0
         self._add(
-            np.repeat(np.eye(len(self.tasks)), self.shape[1], axis=1), np.array([e.scores for e in self.experts])
+            np.repeat(np.eye(len(self.tasks), self.mixed), self.shape[1], axis=1),
+            np.array([e.scores for e in self.experts]),
         )
         self.batches = Batches(self._propose, self._learn)
 

@@ -77,13 +77,13 @@ class Batches:
 
 
 class CoefficientSearch(Strategy):
-    """Searches α ∈ ℝ^{K×G} for one number per expert and part: θ = θ_b + Σ_k α_k τ_k. Starts at 1/K, the average.
+    """Searches α ∈ ℝ^{I×G}, one per task vector and part: θ = θ_b + Σ_i α_i τ_i; starts at 1/I, the average.
 
     Args:
         generations: models to evaluate, all of them children: the experts are not scored.
         granularity: whether an expert has one coefficient, or one for each layer or group of parameters.
         sigma: the first step size, a standard deviation of each coefficient.
-        task_vectors: whether α mixes the experts' "plain" task vectors, or their "orthogonal" ones.
+        task_vectors: α mixes the experts' "plain" task vectors, their "orthogonal" ones, or "both".
 
     Raises:
         ValueError: if a hyper-parameter is out of its range.
@@ -113,8 +113,8 @@ class CoefficientSearch(Strategy):
     def setup(self, space: ExpertSpace, store: GenomeStore, seed: int, tasks: Sequence[str] | None = None) -> None:
         """Attach to the experts, at the start of the search; see the base class."""
         super().setup(space, store, seed, tasks)
-        self.shape = (len(space.experts), len(space.part_names(self.granularity)))
-        self.start = np.full(math.prod(self.shape), 1 / len(space.experts))
+        self.shape = (self.mixed, len(space.part_names(self.granularity)))
+        self.start = np.full(math.prod(self.shape), 1 / self.mixed)
         self._open()
         self.batches = Batches(self._propose, self._learn)
 
@@ -137,7 +137,7 @@ class CoefficientSearch(Strategy):
     def genome(self, point: NDArray[np.float64]) -> CompactGenome:
         """Return the model of flat coefficients."""
         alpha = torch.from_numpy(np.array(point)).reshape(self.shape)
-        return self.space.mixture(alpha, self.granularity)
+        return self.mixture(alpha, self.granularity)
 
     @property
     def budget(self) -> int:

@@ -32,7 +32,7 @@ def crossover(
     stretch: float = 1.0,
     density: float = 0.5,
 ) -> tuple[Genome, dict[str, Any]]:
-    """Breed a child from two parents; of experts that have orthogonal task vectors, from these.
+    """Breed a child from two parents.
 
     - ``linear``: the parents' weighted mean (the paper).
     - ``ties``: the weighted mean after trimming and sign election; see :func:`ties`.
@@ -60,7 +60,6 @@ def crossover(
     """
     if variant not in get_args(Crossover):
         raise ValueError(f"crossover: expected one of {get_args(Crossover)}, got {variant!r}")
-    first, second = first.orthogonal(), second.orthogonal()
     options: dict[str, Any] = {"granularity": granularity, "mu": mu, "sigma": sigma, "density": density}
     child, drawn = _mix(first, second, generator, variant, **options)
     if stretch == 1:

@@ -11,7 +11,7 @@ from cyqd.evolution.archive import Archive, Elite, Scores, open_archives
 from cyqd.evolution.crossover import Crossover, crossover
 from cyqd.evolution.genome import Genome
 from cyqd.evolution.mutation import Variant, mutate
-from cyqd.evolution.orthogonal import TaskVectors
+from cyqd.evolution.orthogonal import TaskVectors, sums
 from cyqd.evolution.parts import Granularity
 from cyqd.evolution.selection import Selection, select_parents
 from cyqd.evolution.space import ExpertSpace
@@ -41,7 +41,7 @@ class CycleQD(Strategy):
         w_max: largest stretch of a singular value by mutation.
         mutation_sigma: standard deviation of the "gaussian" mutation.
         founders: the first children are the sums of all task vectors times each of these; the paper has none.
-        task_vectors: children mix the experts' "plain" task vectors (the paper), or their "orthogonal" ones.
+        task_vectors: children mix "plain" task vectors (as in the paper), "orthogonal" ones, or "both".
 
     Raises:
         ValueError: if a hyper-parameter is out of its range.
@@ -127,16 +127,16 @@ class CycleQD(Strategy):
             origin: dict[str, Any] = {"generation": 0, "expert": self.tasks[self.evaluated]}
             return Candidate(self.evaluated, self.space.expert(self.evaluated), origin)
         generation = self.evaluated - tasks + 1
-        if generation <= len(self.founders):
-            alpha = [self.founders[generation - 1]] * tasks
+        if generation <= len(founders := sums(self.founders, self.task_vectors, tasks)):
+            alpha = founders[generation - 1]
             origin = {"generation": generation, "alpha": [[coefficient] for coefficient in alpha]}
-            return Candidate(self.evaluated, self.space.mixture(alpha), origin)
+            return Candidate(self.evaluated, self.mixture(alpha), origin)
         active = generation % tasks
         generator = self.generator(generation)
         first, second = select_parents(self.archives[active].elites, generator, rule=self.selection, **self.alphas)
         child, drawn = crossover(
-            self.store.load(first.id),
-            self.store.load(second.id),
+            self.parent(first.id),
+            self.parent(second.id),
             generator,
             variant=self.crossover,
             granularity=self.granularity,

@@ -26,7 +26,7 @@ class CMAES(GaussianSearch):
         generations: models to evaluate.
         granularity: whether an expert has one coefficient, or one for each layer or group of parameters.
         sigma: the first step size.
-        task_vectors: whether α mixes the experts' "plain" task vectors, or their "orthogonal" ones.
+        task_vectors: α mixes the experts' "plain" task vectors, their "orthogonal" ones, or "both".
         population: models from one update to the next; 4 + ⌊3 ln(number of coefficients)⌋ by default.
 
     Raises:
@@ -80,7 +80,7 @@ class PolicyGradient(GaussianSearch):
         generations: models to evaluate.
         granularity: whether an expert has one coefficient, or one for each layer or group of parameters.
         sigma: the first s.
-        task_vectors: whether α mixes the experts' "plain" task vectors, or their "orthogonal" ones.
+        task_vectors: α mixes the experts' "plain" task vectors, their "orthogonal" ones, or "both".
         batch: models from one update to the next.
         lr: Adam's step size.
 
@@ -138,7 +138,7 @@ class NSGA2(CoefficientSearch):
         generations: models to evaluate.
         granularity: whether an expert has one coefficient, or one for each layer or group of parameters.
         sigma: standard deviation of the first population.
-        task_vectors: whether α mixes the experts' "plain" task vectors, or their "orthogonal" ones.
+        task_vectors: α mixes the experts' "plain" task vectors, their "orthogonal" ones, or "both".
         population: size of the population, and models from one selection to the next.
         low: least coefficient.
         high: largest coefficient.

@@ -16,8 +16,22 @@ from torch import Tensor
 from cyqd.evolution.spectrum import as_matrix, gram_eigen
 from cyqd.evolution.storage import save_tensors
 
-TaskVectors = Literal["plain", "orthogonal"]
-"""What a search mixes: the experts' own task vectors, or their orthogonal ones."""
+TaskVectors = Literal["plain", "orthogonal", "both"]
+"""What a search mixes: the experts' own task vectors, their orthogonal ones, or first the ones, then the others."""
+
+
+def sums(factors: Sequence[float], task_vectors: TaskVectors, experts: int) -> list[list[float]]:
+    """Return α of the sum of all K experts' task vectors, times each factor; of both kinds, of each by itself.
+
+    Args:
+        factors: of the sums.
+        task_vectors: what is mixed.
+        experts: K.
+    """
+    if task_vectors != "both":
+        return [[factor] * experts for factor in factors]
+    halves = [([factor] * experts, [0.0] * experts) for factor in factors]
+    return [alpha for own, none in halves for alpha in (own + none, none + own)]
 
 
 def orthogonalise(task_vectors: Sequence[Tensor]) -> list[Tensor]:

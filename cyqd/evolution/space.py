@@ -30,7 +30,7 @@ class ExpertSpace:
 
     Attributes:
         identity: fingerprints of the base and of each expert, separated by spaces; empty if not yet taken.
-        orthogonal: the experts' orthogonal task vectors, where a strategy mixes these in place of the experts' own.
+        orthogonal: the experts' orthogonal task vectors, where a strategy mixes these.
         bases: the ingredients' singular bases, where a strategy needs them.
 
     Raises:
@@ -153,15 +153,6 @@ class ExpertSpace:
     def expert(self, index: int) -> Genome:
         """Return the genome of one expert."""
         return CompactGenome(self, [float(k == index) for k in range(len(self.experts))])
-
-    def mixture(self, alpha: Sequence[float] | Tensor, granularity: Granularity = "model") -> CompactGenome:
-        """Return θ_b + Σ_k α_k τ_k, of the orthogonal task vectors if there are any.
-
-        Args:
-            alpha: one coefficient per expert, or float64 [K, G].
-            granularity: what the G parts are.
-        """
-        return CompactGenome(self, alpha, granularity=granularity).orthogonal()
 
     def origin(self) -> Genome:
         """Return the genome of the base."""

@@ -11,11 +11,13 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cyqd.evolution.aggregation import best_quality_elite
 from cyqd.evolution.archive import Archive, Elite, Scores
-from cyqd.evolution.genome import Genome
+from cyqd.evolution.genome import CompactGenome, Genome
 from cyqd.evolution.orthogonal import TaskVectors
+from cyqd.evolution.parts import Granularity
 from cyqd.evolution.space import ExpertSpace
 from cyqd.evolution.store import GenomeStore
 
@@ -93,8 +95,28 @@ class Strategy(ABC):
 
     def _check_ingredients(self) -> None:
         """Check that what is to be mixed is there; without it a search would mix the experts' own task vectors."""
-        if self.task_vectors == "orthogonal" and self.space.orthogonal is None:
+        if self.task_vectors != "plain" and self.space.orthogonal is None:
             raise RuntimeError("the strategy mixes orthogonal task vectors, but the space has none yet")
+
+    @property
+    def mixed(self) -> int:
+        """How many task vectors are mixed: one per expert, or of both kinds two."""
+        return len(self.space.experts) * (2 if self.task_vectors == "both" else 1)
+
+    def mixture(self, alpha: Sequence[float] | Tensor, granularity: Granularity = "model") -> CompactGenome:
+        """Return θ_b + Σ_i α_i τ_i over the task vectors that are mixed.
+
+        Args:
+            alpha: one coefficient for each of them, or float64 [mixed, G].
+            granularity: what the G parts are.
+        """
+        genome = CompactGenome(self.space, alpha, granularity=granularity)
+        return genome.orthogonal() if self.task_vectors == "orthogonal" else genome
+
+    def parent(self, id: int) -> Genome:
+        """Return a stored genome as children inherit it: an expert passes on what is mixed of it."""
+        genome = self.store.load(id)
+        return genome.orthogonal() if self.task_vectors == "orthogonal" else genome
 
     def generator(self, step: int) -> torch.Generator:
         """Return the source of randomness of one step: seeded by it, so there is no state to save."""

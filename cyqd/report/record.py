@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -127,7 +128,8 @@ class RunRecord:
     def shares(self) -> list[tuple[float, ...]]:
         """α of every model: how much of each expert's task vector it holds, before any mutation.
 
-        A search for coefficients tells α itself, which is averaged over the model's parts; a crossover that is
+        A search for coefficients tells α itself, which is averaged over the model's parts, and summed up where
+        orthogonal task vectors are mixed with the experts' own; a crossover that is
         linear tells parents and coefficients, from which α follows. Empty tuples of models that came about
         otherwise, and of their offspring.
         """
@@ -137,7 +139,9 @@ class RunRecord:
                 found.append(tuple(float(task == line["expert"]) for task in self.tasks))
                 continue
             if "alpha" in line:
-                found.append(tuple(fmean(parts) for parts in line["alpha"]))
+                means = [fmean(parts) for parts in line["alpha"]]
+                experts = len(means) // (2 if self.settings.get("task_vectors") == "both" else 1)
+                found.append(tuple(math.fsum(means[k::experts]) for k in range(experts)))
                 continue
             parts = [found[parent] for parent in line.get("parents", ())]
             linear = "coefficients" in line and all(parts)

@@ -27,7 +27,7 @@ def attach_cache(space: ExpertSpace, strategy: Strategy, cache: Path) -> None:
     """
     matrices, (base, *experts) = space.matrices(), space.identity.split()
     folders = [f"{base}-{expert}" for expert in experts]
-    if strategy.task_vectors == "orthogonal":
+    if strategy.task_vectors != "plain":
         digest = hashlib.blake2b(space.identity.encode(), digest_size=16).hexdigest()
         space.orthogonal = OrthogonalVectors(cache / f"orthogonal-{digest}", list(matrices))
         folders += [f"orthogonal-{digest}-{k}" for k in range(len(experts))]

@@ -259,7 +259,7 @@ class Plan:
     @property
     def orthogonal(self) -> bool:
         """Whether the experts' orthogonal task vectors are mixed; every evolution has its own."""
-        return self.strategy.task_vectors == "orthogonal"
+        return self.strategy.task_vectors != "plain"
 
     @property
     def cache_bytes(self) -> int:

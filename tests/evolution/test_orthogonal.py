@@ -88,7 +88,7 @@ def test_more_experts_than_directions_are_no_error():
 def test_an_expert_is_itself_and_a_mixture_is_of_orthogonal_vectors(space):
     for name in space.names:
         assert torch.equal(space.expert(1).weight(name), space.experts[1][name])
-    mixed = space.mixture(torch.tensor([[0.5], [1.5], [0.0]], dtype=torch.float64))
+    mixed = CompactGenome(space, [0.5, 1.5, 0.0]).orthogonal()
     for name in space.names:
         parts = [space.orthogonal.get(k, name) for k in (0, 1)]
         if name not in MATRICES:
@@ -138,6 +138,24 @@ def test_children_mix_orthogonal_vectors_alone(strategy, space, tmp_path):
         assert child.alpha[3:].any()
     for genome in strategy.result().values():
         assert all(bool(genome.weight(name).isfinite().all()) for name in space.names)
+
+
+@pytest.mark.parametrize("kind", [CycleQD, CMAES, CMAME], ids=lambda kind: kind.__name__)
+def test_both_kinds_may_be_mixed(kind, space, tmp_path):
+    strategy = kind(task_vectors="both")
+    children = search(strategy, space, tmp_path)
+    assert any(
+        child.alpha[:3].any() and (child.alpha[3:].any() or child.omega[3:] != (None,) * 3) for child in children
+    )
+    if kind is CMAES:
+        assert strategy.start.tolist() == [1 / 6] * 6
+    for genome in strategy.result().values():
+        assert all(bool(genome.weight(name).isfinite().all()) for name in space.names)
+
+
+def test_of_both_kinds_an_expert_passes_on_its_own(space, tmp_path):
+    children = search(CycleQD(task_vectors="both", mutation="none"), space, tmp_path)
+    assert not any(child.alpha[3:].any() for child in children)
 
 
 def test_mutation_stretches_the_orthogonal_directions(space, tmp_path):
@@ -205,3 +223,14 @@ def test_tsv_merge_is_the_sum(space, tmp_path):
 def test_an_expert_is_kept_alike_with_and_without_orthogonal_vectors(space):
     assert space.expert(1).tensors()["alpha"].tolist() == [0, 1, 0]
     assert space.expert(1).orthogonal().tensors()["alpha"].tolist() == [0, 0, 0, 0, 1, 0]
+
+
+def test_founders_of_both_kinds_are_sums_of_each(space, tmp_path):
+    strategy = CycleQD(founders=[0.5, 1.5], task_vectors="both")
+    founders = search(strategy, space, tmp_path, 7)[3:]
+    assert [child.alpha[:, 0].tolist() for child in founders] == [
+        [*own, *orthogonal]
+        for factor in (0.5, 1.5)
+        for own, orthogonal in (([factor] * 3, [0] * 3), ([0] * 3, [factor] * 3))
+    ]
+    assert strategy.ask().origin["parents"]
