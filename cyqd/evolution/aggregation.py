@@ -58,15 +58,18 @@ def aggregate(genomes: Sequence[Genome], qualities: Sequence[float]) -> Genome:
 
 
 def best_rescored(finalists: Sequence[Elite], fresh: Sequence[float]) -> Elite:
-    """Return the individual that is best on fresh problems.
+    """Return the individual that is best on the problems that drove the search and on fresh ones together.
+
+    That an individual is a finalist may be luck, so its first score alone is too high; but it still tells it from
+    other finalists. Where both scores are equally noisy, their mean is the best guess of which is truly best.
 
     Args:
         finalists: individuals.
-        fresh: the mean score of each on problems that did not drive the search; ties go to the better one on those
-            that did, then to the most recent.
+        fresh: the mean score of each on problems that did not drive the search; ties go to the better one there,
+            then to the most recent.
     """
     pairs = zip(fresh, finalists, strict=True)
-    return max(pairs, key=lambda pair: (pair[0], pair[1].mean, pair[1].id))[1]
+    return max(pairs, key=lambda pair: (pair[0] + pair[1].mean, pair[0], pair[1].id))[1]
 
 
 def best_scale(scales: Sequence[float], fresh: Sequence[float]) -> float:

@@ -19,7 +19,8 @@ class Final:
     """Further final rules, whose candidates are scored on the selection split when the search has ended.
 
     Args:
-        finalists: rule `rescored`: score so many individuals of best mean score again, take the best; 0 for none.
+        finalists: rule `rescored`: score so many individuals of best mean score again, take the one that is best in
+            both scores together; 0 for none.
         scales: rule `scaled`: the strategy's first result, its task vector times the best of these factors.
 
     Raises:

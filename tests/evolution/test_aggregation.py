@@ -104,10 +104,12 @@ def test_genomes_and_qualities_must_match_in_number(space):
         aggregate([space.expert(0)], (0.4, 0.4))
 
 
-def test_of_rescored_individuals_the_best_wins_then_the_formerly_better_then_the_most_recent():
+def test_of_rescored_individuals_the_best_in_both_scores_wins_then_the_better_on_fresh_ones_then_the_most_recent():
     low, high, newest = Elite(3, (0.2, 0.2)), Elite(1, (0.5, 0.5)), Elite(7, (0.5, 0.5))
     assert best_rescored([low, high, newest], [0.9, 0.1, 0.3]) == low
-    assert best_rescored([high, low], [0.4, 0.4]) == high
+    assert best_rescored([high, low], [0.4, 0.45]) == high
+    assert best_rescored([high, low], [0.4, 0.75]) == low
+    assert best_rescored([Elite(2, (0.25, 0.25)), high], [0.5, 0.25]).id == 2  # equal in both together
     assert best_rescored([newest, high], [0.4, 0.4]) == newest
 
 
