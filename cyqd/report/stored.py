@@ -22,7 +22,7 @@ FULL, LAST = 1, 4  # kinds of the chunk that ends a record
 
 def run_logs(folder: Path, id: str) -> list[Path]:
     """Return the transaction logs of a run, one for each time it was started or resumed, oldest first."""
-    found = (folder / "wandb").glob(f"*run-*-{id}/run-{id}.wandb")
+    found = (folder / "wandb").glob(f"*run-*-{id}*/run-{id}.wandb")  # a second start within a second ends in -1
     return sorted(found, key=lambda path: path.parent.name.removeprefix("offline-"))  # by the time of the start
 
 

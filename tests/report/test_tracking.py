@@ -363,6 +363,14 @@ def test_a_damaged_record_of_the_run_is_named(tmp_path: Path) -> None:
             logger(tmp_path, resume=True)
 
 
+def test_every_start_has_its_log_though_two_fall_into_one_second(tmp_path: Path) -> None:
+    starts = ["run-20260101_000000-abc", "offline-run-20260102_000000-abc", "offline-run-20260102_000000-abc-1"]
+    for name, id in [*((start, "abc") for start in starts), ("run-20260103_000000-abcd", "abcd")]:
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+        (tmp_path / "wandb" / name / f"run-{id}.wandb").touch()
+    assert [log.parent.name for log in run_logs(tmp_path, "abc")] == starts
+
+
 def test_a_damaged_log_is_read_up_to_the_damage(tracked: Path, tmp_path: Path) -> None:
     id = json.loads((tracked / KNOWN).read_text())["id"]
     (log,) = run_logs(tracked, id)
