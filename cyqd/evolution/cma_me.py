@@ -29,7 +29,7 @@ class CMAME(CycleQD):
     Args:
         generations: children to evaluate after the experts.
         granularity: whether an expert has one coefficient, or one for each layer or group of parameters.
-        sigma: the first step size, and that of every restart; all strategies start at 1/K, the average.
+        sigma: the first step size, and that of every restart; all strategies start at the average.
         batch: children of a strategy's turn; 4 + ⌊3 ln(number of coefficients)⌋ by default.
         task_vectors: α mixes the experts' "plain" task vectors, their "orthogonal" ones, or "both".
         bins: bins on each behaviour axis.
