@@ -19,6 +19,7 @@ from operator import itemgetter, methodcaller
 from pathlib import Path
 from typing import Any
 
+from cyqd.llm.demo.database import Layout, table_script
 from cyqd.llm.demo.generate import generate
 from cyqd.llm.demo.grammar import Grammar, Part, Sentence
 
@@ -88,7 +89,7 @@ class FreshCoding(Grammar):
         texts = [" ".join(rng.sample(_WORDS.split(), rng.randint(5, 8))) for _ in range(3)]
 
         def answers(aggregate: str, keep: str, change: str) -> list[Any]:
-            function = eval(f"lambda s: {_body(aggregate, keep, change)}")
+            function = eval(f"lambda s: {_body(aggregate, keep, change)}")  # this file's own words, no model's
             return [function(text) for text in texts]
 
         if min(map(len, answers("[{}]", keep, change))) < 2:
@@ -102,13 +103,11 @@ class FreshCoding(Grammar):
         return {"tests": [f"assert g({x!r}) == {y!r}" for x, y in zip(texts, expected, strict=True)]}
 
 
-_ROWS = 24
 _RANGES = list(combinations((10, 30, 40, 60, 70, 90), 2))
 _ENTRIES = [
     start + end for start, end in product(["gor", "hul", "ja", "kem", "lo", "mi"], ["bo", "da", "ri", "za"])
 ]
-# table: (name column, group column, its values, two number columns)
-_TABLES = {
+_TABLES: dict[str, Layout] = {
     "tools": ("label", "brand", ("acme", "bolt", "core", "duro"), ("stock", "cost")),
     "films": ("title", "mood", ("dark", "fun", "sad", "warm"), ("rank", "votes")),
     "boats": ("name", "port", ("cork", "kiel", "oslo", "riga"), ("crew", "mast")),
@@ -174,7 +173,7 @@ class FreshDatabase(Grammar):
     def world(self, sentence: Sentence, rng: random.Random) -> dict[str, Any] | None:
         """Draw a table in which the condition and every clause matter; the answer is none that a guess hits."""
         table, sql, condition = sentence.parts
-        setup = _table(table, rng)
+        setup = table_script(table, _TABLES[table], _ENTRIES, rng)
         database = sqlite3.connect(":memory:")
         database.executescript(setup)
 
@@ -208,20 +207,6 @@ class FreshDatabase(Grammar):
         if condition:
             wrong.append(sentence.reply.replace(" WHERE ", " WHERE the_"))
         return tuple(wrong)
-
-
-def _table(table: str, rng: random.Random) -> str:
-    """Return the SQL script that makes ``table`` with 24 rows; a number occurs once in its column."""
-    name, group, groups, numbers = _TABLES[table]
-    columns = [rng.sample(range(1, 100), _ROWS) for _ in numbers]
-    rows = ", ".join(
-        f"('{entry}', '{rng.choice(groups)}', {first}, {second})"
-        for entry, first, second in zip(rng.sample(_ENTRIES, _ROWS), *columns, strict=True)
-    )
-    return (
-        f"CREATE TABLE {table} ({name} TEXT, {group} TEXT, {numbers[0]} INTEGER, {numbers[1]} INTEGER);\n"
-        f"INSERT INTO {table} VALUES {rows};"
-    )
 
 
 _STEMS, _ENDINGS = ["may", "june", "july"], ["csv", "txt", "log"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -13,8 +13,10 @@ from cyqd.llm.demo.grammar import Grammar, Sentence
 _ROWS = 24
 _LIMITS = range(10, 91, 10)
 _NAMES = [start + end for start, end in product(["an", "be", "cor", "di", "el", "fa"], ["a", "do", "ne", "ry"])]
-# table: (name column, group column, its values, two number columns)
-_TABLES = {
+Layout = tuple[str, str, tuple[str, ...], tuple[str, str]]
+"""A table's columns: names, groups, the groups' values, and two of numbers."""
+
+_TABLES: dict[str, Layout] = {
     "pets": ("name", "kind", ("cat", "dog", "bird", "fish"), ("age", "weight")),
     "books": ("title", "genre", ("crime", "drama", "poems", "travel"), ("pages", "price")),
     "cars": ("model", "color", ("red", "blue", "black", "white"), ("speed", "cost")),
@@ -80,7 +82,7 @@ class DatabaseGrammar(Grammar):
     def world(self, sentence: Sentence, rng: random.Random) -> dict[str, Any] | None:
         """Draw a table in which every condition matters and the answer is none that a guess would hit."""
         table, sql, conditions = sentence.parts
-        setup = _table(table, rng)
+        setup = table_script(table, _TABLES[table], _NAMES, rng)
         database = sqlite3.connect(":memory:")
         database.executescript(setup)
 
@@ -118,13 +120,13 @@ def _where(conditions: tuple[tuple[str, str], ...]) -> str:
     return " WHERE " + " AND ".join(code for _, code in conditions) if conditions else ""
 
 
-def _table(table: str, rng: random.Random) -> str:
-    """Return the SQL script that makes ``table`` with 24 rows; a number occurs once in its column."""
-    name, group, groups, numbers = _TABLES[table]
+def table_script(table: str, layout: Layout, names: Sequence[str], rng: random.Random) -> str:
+    """Return the SQL script that makes ``table`` with 24 rows; a name or number occurs once in its column."""
+    name, group, groups, numbers = layout
     columns = [rng.sample(range(1, 100), _ROWS) for _ in numbers]
     rows = ", ".join(
         f"('{who}', '{rng.choice(groups)}', {first}, {second})"
-        for who, first, second in zip(rng.sample(_NAMES, _ROWS), *columns, strict=True)
+        for who, first, second in zip(rng.sample(names, _ROWS), *columns, strict=True)
     )
     return (
         f"CREATE TABLE {table} ({name} TEXT, {group} TEXT, {numbers[0]} INTEGER, {numbers[1]} INTEGER);\n"
