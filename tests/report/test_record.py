@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from cyqd.evolution.storage import load_json
-from cyqd.report.record import STATE, read_run
+from cyqd.report.record import STATE, RunRecord, read_run
 from tests.report.runs import make_run
 
 
@@ -116,3 +116,11 @@ def test_results_are_of_the_run_as_it_was_then(folder: Path) -> None:
     longer = replace(record, evaluations=[*record.evaluations, record.evaluations[-1]])
     assert not longer.results_current
     assert not replace(record, results={}).results_current
+
+
+@pytest.mark.parametrize(("mixed", "share"), [("plain", (0.5, 0.25)), ("both", (0.6, 0.45))])
+def test_a_share_sums_up_both_kinds_of_an_experts_task_vectors(mixed: str, share: tuple[float, ...]) -> None:
+    alpha = [[0.4, 0.6], [0.25, 0.25], [0.1, 0.1], [0.2, 0.2]][: 4 if mixed == "both" else 2]
+    settings = {"tasks": ["a", "b"], "task_vectors": mixed}
+    run = RunRecord(Path("run"), {}, settings, [{"evaluation": 0, "alpha": alpha}], [])
+    assert run.shares == [pytest.approx(share)]

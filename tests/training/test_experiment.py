@@ -154,6 +154,12 @@ def test_any_search_may_be_what_the_others_are_compared_with(toy: Domain, tmp_pa
         read_experiment(file, reference="third")
 
 
+def test_the_command_takes_another_reference(done: Done) -> None:
+    outcome = run("experiment", done.file, "--tables", "true", "--reference", TESTED)
+    assert outcome.code == 2
+    assert f"expected a search, got '{TESTED}'" in outcome.err
+
+
 def test_a_method_runs_with_its_options(done: Done) -> None:
     config = yaml.safe_load((done.folder / "out" / slug(RANDOM) / "1" / "config.yaml").read_text())
     chosen = {key: config["strategy"]["init_args"][key] for key in ("generations", "selection", "mutation")}
