@@ -9,7 +9,7 @@ from typing import Any
 from cyqd.evolution.aggregation import aggregate, final_elites
 from cyqd.evolution.archive import Archive, Elite, Scores, open_archives
 from cyqd.evolution.crossover import Crossover, crossover
-from cyqd.evolution.genome import Genome
+from cyqd.evolution.genome import CompactGenome, Genome
 from cyqd.evolution.mutation import Variant, mutate
 from cyqd.evolution.orthogonal import TaskVectors, sums
 from cyqd.evolution.parts import Granularity
@@ -36,10 +36,10 @@ class CycleQD(Strategy):
         crossover_stretch: largest factor by which crossover lengthens a child's task vector; 1 in the paper.
         granularity: what has mixing weights of its own: the "model" (the paper), each "layer" or each "group".
         density: share of a task vector's entries that crossover by "ties" or "dare" keeps.
-        mutation: "expert" (the paper's published code), "child", "literal" (the printed formula), "gaussian" or
-            "none"; see :func:`cyqd.evolution.mutation.mutate`.
+        mutation: "expert" (the paper's published code), "child", "literal" (the printed formula), "gaussian",
+            "lognormal" or "none"; see :func:`cyqd.evolution.mutation.mutate`.
         w_max: largest stretch of a singular value by mutation.
-        mutation_sigma: standard deviation of the "gaussian" mutation.
+        mutation_sigma: standard deviation of the "gaussian" and of the "lognormal" mutation.
         founders: the first children are the sums of all task vectors times each of these; the paper has none.
         task_vectors: children mix "plain" task vectors (as in the paper), "orthogonal" ones, or "both".
 
@@ -74,9 +74,9 @@ class CycleQD(Strategy):
         self.generations, self.bins, self.bound_low, self.bound_high = generations, bins, bound_low, bound_high
         self.selection, self.alpha_low, self.alpha_high, self.density = selection, alpha_low, alpha_high, density
         self.crossover, self.crossover_mu, self.crossover_sigma = crossover, crossover_mu, crossover_sigma
-        self.crossover_stretch, self.granularity = crossover_stretch, granularity
+        self.crossover_stretch, self.granularity, self.founders = crossover_stretch, granularity, list(founders)
         self.mutation, self.w_max, self.mutation_sigma = mutation, w_max, mutation_sigma
-        self.founders, self.task_vectors = list(founders), task_vectors
+        self.task_vectors = task_vectors
         self._require(
             generations=at_least(0, generations),
             bins=at_least(1, bins),
@@ -131,12 +131,10 @@ class CycleQD(Strategy):
             alpha = founders[generation - 1]
             origin = {"generation": generation, "alpha": [[coefficient] for coefficient in alpha]}
             return Candidate(self.evaluated, self.mixture(alpha), origin)
-        active = generation % tasks
-        generator = self.generator(generation)
+        active, generator = generation % tasks, self.generator(generation)
         first, second = select_parents(self.archives[active].elites, generator, rule=self.selection, **self.alphas)
         child, drawn = crossover(
-            self.parent(first.id),
-            self.parent(second.id),
+            *map(self.parent, (first.id, second.id)),
             generator,
             variant=self.crossover,
             granularity=self.granularity,
@@ -146,8 +144,10 @@ class CycleQD(Strategy):
             density=self.density,
         )
         child = mutate(child, active, generator, variant=self.mutation, w_max=self.w_max, sigma=self.mutation_sigma)
-        origin = {"generation": generation, "active": self.tasks[active], "parents": [first.id, second.id]}
-        return Candidate(self.evaluated, child, {**origin, **drawn})
+        origin = {"generation": generation, "active": self.tasks[active], "parents": [first.id, second.id], **drawn}
+        if self.mutation == "lognormal" and isinstance(child, CompactGenome):
+            origin["alpha"] = child.alpha.tolist()  # not that of its parents' weighted sum any more
+        return Candidate(self.evaluated, child, origin)
 
     def _accept(self, candidate: Candidate, scores: Scores) -> Mapping[str, Any]:
         """Offer the model to the archives; the experts' scores first fix where the bins lie."""

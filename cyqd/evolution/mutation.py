@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from cyqd.evolution.genome import CompactGenome, DenseGenome, Genome
 from cyqd.evolution.spectrum import as_matrix, singular_basis, stretch
 
-Variant = Literal["expert", "child", "literal", "gaussian", "none"]
+Variant = Literal["expert", "child", "literal", "gaussian", "lognormal", "none"]
 
 
 def mutate(
@@ -25,9 +25,9 @@ def mutate(
     w_max: float = 0.3,
     sigma: float = 0.01,
 ) -> Genome:
-    """Mutate a child; vectors (norms, biases) pass through.
+    """Mutate a child.
 
-    Per matrix, with w ∈ ℝ^r uniform on [0, w_max]:
+    Per matrix, while vectors (norms, biases) pass through, with w ∈ ℝ^r uniform on [0, w_max]:
 
     - ``expert``: τ + U diag(w ∘ σ) Vᵀ with the singular basis of the active task's expert.
     - ``child``: U diag((1 + w) ∘ σ) Vᵀ with the child's own basis.
@@ -35,13 +35,16 @@ def mutate(
     - ``gaussian``: τ + N(0, sigma²), independently in every entry.
     - ``none``: τ.
 
+    ``lognormal`` acts on the genome instead: every coefficient α_i times e^z, z ~ N(0, sigma²), so it shortens as
+    often as it lengthens; ω stays. A genome that holds its task vector whole has one coefficient, 1.
+
     Args:
         genome: the child after crossover.
         active: index of the active task.
         generator: source of randomness, on the CPU.
         variant: which mutation.
         w_max: largest stretch of a singular value.
-        sigma: standard deviation of the Gaussian mutation.
+        sigma: standard deviation of "gaussian" in weights, of "lognormal" in the logarithm of a coefficient.
 
     Raises:
         ValueError: if there is no such variant.
@@ -51,6 +54,8 @@ def mutate(
     if variant == "none":
         return genome
     space = genome.space
+    if variant == "lognormal":
+        return _rescaled(genome, sigma, generator)
     if variant == "expert":
         omega: list[Tensor | None] = [None] * space.ingredients
         mutated = space.ingredients - len(space.experts) + active  # its orthogonal task vector, if it has one
@@ -72,3 +77,11 @@ def mutate(
             delta = stretch(matrix, basis, weights, alpha=kept).reshape(delta.shape)
         deltas[name] = delta
     return DenseGenome(space, deltas)
+
+
+def _rescaled(genome: Genome, sigma: float, generator: Generator) -> Genome:
+    alpha = genome.alpha if isinstance(genome, CompactGenome) else torch.ones(1, dtype=torch.float64)
+    factors = torch.exp(sigma * torch.randn(alpha.shape, dtype=torch.float64, generator=generator))
+    if isinstance(genome, CompactGenome):
+        return CompactGenome(genome.space, alpha * factors, genome.omega, granularity=genome.granularity)
+    return genome * factors.item()

@@ -46,6 +46,9 @@ DENSE = {
 }
 """What the mutations do whose models are no sums of the experts."""
 
+COMPACT = {"expert": ", which mutation then stretched", "lognormal": ", which mutation then made longer or shorter"}
+"""What the other mutations do to such models."""
+
 CROSSED = ("ties", "dare")
 """The crossovers whose models are none."""
 
@@ -177,11 +180,11 @@ def _formula(recipe: dict[str, Any]) -> str:
     crossover = recipe["strategy"].get("crossover", "linear") if bred else "linear"
     if mutation in DENSE or crossover in CROSSED:
         way = f"a {crossover.upper()} merge" if crossover in CROSSED else "a weighted sum"
-        done = {**DENSE, "expert": ", which mutation then stretched"}.get(mutation, "")
-        return BRED.format(way, done)
+        return BRED.format(way, {**DENSE, **COMPACT}.get(mutation, ""))
+    stretched = mutation == "expert"
     if any("orthogonal_share" in expert for expert in recipe["experts"].values()):
-        return ORTHOGONAL_SUM if mutation == "none" else ORTHOGONAL_STRETCHED
-    return SUM if mutation == "none" else STRETCHED
+        return ORTHOGONAL_STRETCHED if stretched else ORTHOGONAL_SUM
+    return STRETCHED if stretched else SUM
 
 
 def _parts_title(recipe: dict[str, Any]) -> str:

@@ -126,11 +126,11 @@ class RunRecord:
 
     @cached_property
     def shares(self) -> list[tuple[float, ...]]:
-        """α of every model: how much of each expert's task vector it holds, before any mutation.
+        """α of every model: how much of each expert's task vector it holds, before any mutation of singular values.
 
-        A search for coefficients tells α itself, which is averaged over the model's parts, and summed up where
-        orthogonal task vectors are mixed with the experts' own; a crossover that is
-        linear tells parents and coefficients, from which α follows. Empty tuples of models that came about
+        A search for coefficients tells α itself, and so does mutation of coefficients: it is averaged over the
+        model's parts, and summed up where orthogonal task vectors are mixed with the experts' own. A crossover that
+        is linear tells parents and coefficients, from which α follows. Empty tuples of models that came about
         otherwise, and of their offspring.
         """
         found: list[tuple[float, ...]] = []
@@ -139,8 +139,7 @@ class RunRecord:
                 found.append(tuple(float(task == line["expert"]) for task in self.tasks))
                 continue
             if "alpha" in line:
-                means = [fmean(parts) for parts in line["alpha"]]
-                experts = len(means) // (2 if self.settings.get("task_vectors") == "both" else 1)
+                means, experts = [fmean(parts) for parts in line["alpha"]], len(self.tasks)
                 found.append(tuple(math.fsum(means[k::experts]) for k in range(experts)))
                 continue
             parts = [found[parent] for parent in line.get("parents", ())]

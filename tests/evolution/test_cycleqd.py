@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 
-from cyqd.evolution import Candidate, CycleQD, ExpertSpace, GenomeStore
+from cyqd.evolution import Candidate, CompactGenome, CycleQD, ExpertSpace, GenomeStore
 from cyqd.evolution.archive import MIN_AXIS_WIDTH
 from tests.evolution.models import (
     SHAPES,
@@ -26,7 +26,7 @@ from tests.evolution.models import (
     start,
 )
 
-VARIANTS = ("expert", "child", "literal", "gaussian", "none")
+VARIANTS = ("expert", "child", "literal", "gaussian", "lognormal", "none")
 CROSSOVERS = [
     {"crossover": "ties"},
     {"crossover": "dare", "granularity": "layer"},
@@ -395,3 +395,15 @@ def test_a_run_from_before_a_setting_existed_continues_with_its_default(space, t
     prepared().load_state_dict(state)
     with pytest.raises(ValueError, match=r"founders = \[\], now it is \[1.0\]"):
         prepared(founders=[1.0]).load_state_dict(state)
+
+
+@pytest.mark.parametrize("granularity", ["model", "layer"])
+def test_a_child_of_mutated_coefficients_tells_them(space, tmp_path, granularity):
+    settings = {"mutation": "lognormal", "mutation_sigma": 0.5, "granularity": granularity}
+    log = evolve(start(space, tmp_path, generations=6, **settings))
+    children = [candidate for candidate, _ in log if "parents" in candidate.origin]
+    assert len(children) == 6
+    for child in children:
+        assert isinstance(child.genome, CompactGenome)
+        assert child.origin["alpha"] == child.genome.alpha.tolist()
+        assert child.genome.alpha[child.genome.alpha != 0].unique().numel() > 1

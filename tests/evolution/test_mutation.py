@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cyqd.evolution import ExpertSpace, Genome
+from cyqd.evolution import CompactGenome, ExpertSpace, Genome
 from cyqd.evolution.mutation import mutate
 from tests.evolution.models import (
     FROZEN,
@@ -23,7 +23,7 @@ from tests.evolution.models import (
 )
 
 W_MAX = 0.3
-VARIANTS = ("expert", "child", "literal", "gaussian", "none")
+VARIANTS = ("expert", "child", "literal", "gaussian", "lognormal", "none")
 VECTORS = sorted(SHAPES.keys() - set(MATRICES))
 
 
@@ -106,12 +106,38 @@ def test_gaussian_adds_independent_noise_of_the_given_sigma(space, generator, na
     assert np.abs(correlations).max() < 0.3
 
 
+def test_lognormal_multiplies_every_coefficient_by_a_factor_of_its_own(tmp_path, generator):
+    space = open_space(tmp_path)
+    parts = len(space.part_names("group"))
+    alpha = torch.linspace(-0.5, 1, 3 * parts, dtype=torch.float64).reshape(3, parts)
+    alpha[1, 0] = 0
+    child = CompactGenome(space, alpha, granularity="group")
+    found = [mutate(child, 0, generator, variant="lognormal", sigma=0.5) for _ in range(400)]
+    factors = np.stack([array(mutant.alpha)[alpha != 0] for mutant in found]) / array(alpha[alpha != 0])
+    assert all(mutant.alpha[1, 0] == 0 for mutant in found)  # what a child lacks stays out
+    logs = np.log(factors)  # so signs stay too
+    assert abs(logs.mean()) < 4 * 0.5 / logs.size**0.5  # no drift to longer or shorter
+    assert logs.std() == pytest.approx(0.5, rel=0.1)
+    assert np.abs(np.corrcoef(logs.T) - np.eye(logs.shape[1])).max() < 0.25
+
+
+def test_lognormal_scales_a_whole_task_vector_and_keeps_stretched_directions(space, generator):
+    dense = mutate(child_of(space), 0, generator, variant="gaussian")
+    mutant = mutate(dense, 0, generator, variant="lognormal", sigma=0.5)
+    ratios = [array(mutant.task_vector(n)) / array(dense.task_vector(n)) for n in MATRICES]
+    assert np.ptp(np.concatenate([r.ravel() for r in ratios])) < 1e-4
+    assert ratios[0].flat[0] > 0
+    assert ratios[0].flat[0] != 1
+    stretched = mutate(child_of(space), 1, generator, variant="expert")
+    assert mutate(stretched, 0, generator, variant="lognormal").omega is stretched.omega
+
+
 def test_none_returns_the_child(space, generator):
     child = child_of(space)
     assert mutate(child, 0, generator, variant="none") is child
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant != "lognormal"])
 @pytest.mark.parametrize("name", VECTORS)
 def test_vectors_pass_through_bit_for_bit(space, generator, variant, name):
     child = child_of(space)

@@ -235,7 +235,11 @@ def test_a_llama_loads_with_from_pretrained_and_is_the_genome(refuse: Refuse, tm
 def test_the_formula_is_that_of_the_mutation(toy: Domain, tmp_path: Path) -> None:
     experts = {task: Path(path) for task, path in toy.parts["experts"].items()}
     options = toy.parts["model"]["init_args"]
-    formulas = {"none": "Σ α_k τ_k, where", "gaussian": "to which mutation then added noise"}
+    formulas = {
+        "none": "Σ α_k τ_k, where",
+        "lognormal": "Σ α_k τ_k, where",
+        "gaussian": "to which mutation then added noise",
+    }
     for mutation, formula in formulas.items():
         run, out = tmp_path / mutation, tmp_path / f"{mutation}-out"
         search = breed(run, ToyModule, options, experts, tmp_path, generations=3, mutation=mutation)
