@@ -72,11 +72,11 @@ class CycleQD(Strategy):
         task_vectors: TaskVectors = "plain",
     ) -> None:
         self.generations, self.bins, self.bound_low, self.bound_high = generations, bins, bound_low, bound_high
-        self.selection, self.alpha_low, self.alpha_high, self.density = selection, alpha_low, alpha_high, density
+        self.selection, self.alpha_low, self.alpha_high = selection, alpha_low, alpha_high
         self.crossover, self.crossover_mu, self.crossover_sigma = crossover, crossover_mu, crossover_sigma
-        self.crossover_stretch, self.granularity, self.founders = crossover_stretch, granularity, list(founders)
-        self.mutation, self.w_max, self.mutation_sigma = mutation, w_max, mutation_sigma
-        self.task_vectors = task_vectors
+        self.crossover_stretch, self.density, self.granularity = crossover_stretch, density, granularity
+        self.mutation, self.mutation_sigma, self.w_max = mutation, mutation_sigma, w_max
+        self.task_vectors, self.founders = task_vectors, list(founders)
         self._require(
             generations=at_least(0, generations),
             bins=at_least(1, bins),
@@ -122,11 +122,10 @@ class CycleQD(Strategy):
 
     def ask(self) -> Candidate:
         """Return the next expert in generation 0, else breed a child from the active archive."""
-        tasks = len(self.tasks)
-        if self.evaluated < tasks:
-            origin: dict[str, Any] = {"generation": 0, "expert": self.tasks[self.evaluated]}
+        tasks, generation = len(self.tasks), max(self.evaluated - len(self.tasks) + 1, 0)
+        if generation == 0:
+            origin: dict[str, Any] = {"generation": generation, "expert": self.tasks[self.evaluated]}
             return Candidate(self.evaluated, self.space.expert(self.evaluated), origin)
-        generation = self.evaluated - tasks + 1
         if generation <= len(founders := sums(self.founders, self.task_vectors, tasks)):
             alpha = founders[generation - 1]
             origin = {"generation": generation, "alpha": [[coefficient] for coefficient in alpha]}
@@ -134,7 +133,8 @@ class CycleQD(Strategy):
         active, generator = generation % tasks, self.generator(generation)
         first, second = select_parents(self.archives[active].elites, generator, rule=self.selection, **self.alphas)
         child, drawn = crossover(
-            *map(self.parent, (first.id, second.id)),
+            self.parent(first.id),
+            self.parent(second.id),
             generator,
             variant=self.crossover,
             granularity=self.granularity,
