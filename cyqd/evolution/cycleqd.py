@@ -146,7 +146,7 @@ class CycleQD(Strategy):
         child = mutate(child, active, generator, variant=self.mutation, w_max=self.w_max, sigma=self.mutation_sigma)
         origin = {"generation": generation, "active": self.tasks[active], "parents": [first.id, second.id], **drawn}
         if self.mutation == "lognormal" and isinstance(child, CompactGenome):
-            origin["alpha"] = child.alpha.tolist()  # not that of its parents' weighted sum any more
+            origin["alpha"] = child.alpha.tolist()  # it no longer follows from the parents' coefficients
         return Candidate(self.evaluated, child, origin)
 
     def _accept(self, candidate: Candidate, scores: Scores) -> Mapping[str, Any]:

@@ -80,8 +80,8 @@ def mutate(
 
 
 def _rescaled(genome: Genome, sigma: float, generator: Generator) -> Genome:
-    alpha = genome.alpha if isinstance(genome, CompactGenome) else torch.ones(1, dtype=torch.float64)
-    factors = torch.exp(sigma * torch.randn(alpha.shape, dtype=torch.float64, generator=generator))
+    shape = genome.alpha.shape if isinstance(genome, CompactGenome) else (1,)
+    factors = torch.exp(sigma * torch.randn(shape, dtype=torch.float64, generator=generator))
     if isinstance(genome, CompactGenome):
-        return CompactGenome(genome.space, alpha * factors, genome.omega, granularity=genome.granularity)
-    return genome * factors.item()
+        return CompactGenome(genome.space, genome.alpha * factors, genome.omega, granularity=genome.granularity)
+    return genome.scaled(factors, "model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -124,3 +125,14 @@ def test_a_share_sums_up_both_kinds_of_an_experts_task_vectors(mixed: str, share
     settings = {"tasks": ["a", "b"], "task_vectors": mixed}
     run = RunRecord(Path("run"), {}, settings, [{"evaluation": 0, "alpha": alpha}], [])
     assert run.shares == [pytest.approx(share)]
+
+
+def test_a_share_that_mutation_changed_is_the_one_told_and_the_one_inherited() -> None:
+    lines: list[dict[str, Any]] = [
+        {"evaluation": 0, "expert": "a"},
+        {"evaluation": 1, "expert": "b"},
+        {"evaluation": 2, "parents": [0, 1], "coefficients": [0.5, 0.5], "alpha": [[0.8], [0.2], [0.0], [0.1]]},
+        {"evaluation": 3, "parents": [2, 0], "coefficients": [0.5, 0.5]},
+    ]
+    run = RunRecord(Path("run"), {}, {"tasks": ["a", "b"]}, lines, [])
+    assert run.shares[2:] == [pytest.approx((0.8, 0.3)), pytest.approx((0.9, 0.15))]
