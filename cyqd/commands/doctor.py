@@ -41,9 +41,10 @@ from cyqd.training.doctor import (
     problem_counts,
     without_weights,
 )
-from cyqd.training.estimates import Estimate, Plan, busy, bytes_text, seconds_text
+from cyqd.training.estimates import Estimate, Plan, bytes_text, seconds_text
 from cyqd.training.final import Final
 from cyqd.training.run import narrow
+from cyqd.training.sharding import busy
 from cyqd.training.timing import time_shapes, time_tasks
 from cyqd.training.tracking import Wandb, check_wandb
 

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from cyqd.evolution import ExpertSpace
 from cyqd.evolution.space import Weights
-from cyqd.training.estimates import busy, bytes_text
+from cyqd.training.estimates import bytes_text
 from cyqd.training.module import EvolvableModule
 from cyqd.training.run import HOST_ARGUMENTS, SetupError
+from cyqd.training.sharding import busy
 from cyqd.training.strategies import EvaluationStrategy
 
 Part = TypeVar("Part")

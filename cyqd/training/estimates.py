@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from cyqd.evolution import ExpertSpace, Strategy
 from cyqd.evolution.crossover import DENSE_CROSSOVERS
 from cyqd.evolution.parts import Granularity
 from cyqd.evolution.spectrum import is_matrix
+from cyqd.training.sharding import busiest
+from cyqd.training.sizes import (
+    Shape,
+    decomposing_bytes,
+    directions,
+    orthogonalising_bytes,
+    sides,
+    writing_bytes,
+)
 
 DENSE_MUTATIONS = ("child", "literal", "gaussian")
 
@@ -21,8 +29,6 @@ MEGABYTE = 1_000_000
 
 ENTRY = 70
 """Bytes of a tensor's entry in the header of a safetensors file, about."""
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -59,21 +65,6 @@ def seconds_text(amount: float) -> str:
     return f"{amount:.3g} s" if amount >= 1 else f"{amount * 1000:.3g} ms"
 
 
-# Sizes
-
-
-def sides(shape: Shape) -> tuple[int, int]:
-    """Return the longer and the shorter side of a matrix that is flattened to [out, −1]."""
-    other = math.prod(shape[1:])
-    return max(shape[0], other), min(shape[0], other)
-
-
-def directions(shape: Shape, rank: int | None = None) -> int:
-    """Return how many singular directions a parameter can have; 0 where it is no matrix."""
-    full = sides(shape)[1] if is_matrix(shape) else 0
-    return full if rank is None else min(full, rank)
-
-
 def most_genomes(strategy: Strategy, *, tasks: int) -> int:
     """Return the largest number of genomes kept at a time: K archives full of different elites, and the experts.
 
@@ -83,91 +74,6 @@ def most_genomes(strategy: Strategy, *, tasks: int) -> int:
     """
     bins: int | None = getattr(strategy, "bins", None)
     return min(strategy.budget, tasks + tasks * bins ** (tasks - 1)) if bins else strategy.budget
-
-
-def decomposing_bytes(shape: Shape) -> int:
-    """Return the memory that :func:`cyqd.evolution.spectrum.singular_basis` holds for a matrix.
-
-    The float32 task vector with its two summands, the float64 copy, and five float64 squares: the Gram matrix, its
-    eigenvectors, the solver's two of work space (LAPACK's syevd), and the eigenvectors in descending order.
-    """
-    longer, shorter = sides(shape)
-    return longer * shorter * (3 * 4 + 8) + 5 * 8 * shorter**2
-
-
-def orthogonalising_bytes(shape: Shape, experts: int) -> int:
-    """Return the memory that :func:`cyqd.evolution.orthogonal.orthogonalise` holds for a matrix.
-
-    The experts' float32 task vectors; in float64 the singular vectors that are kept of all of them, and, of the
-    longer side's, what their polar factor takes: they side by side and five squares, then two more of their size.
-
-    Args:
-        shape: the matrix'.
-        experts: K.
-    """
-    longer, shorter = sides(shape)
-    width = max(shorter // experts, 1) * experts
-    polar = max(longer + 5 * width, 3 * longer)
-    return 4 * experts * longer * shorter + 8 * width * (longer + shorter + polar)
-
-
-def writing_bytes(shape: Shape, rank: int | None = None, *, stretched: bool) -> int:
-    """Return the memory that materialising a parameter holds: float32 sums, and the stretch's operator and vectors.
-
-    Args:
-        shape: the parameter's.
-        rank: of the singular bases.
-        stretched: whether genomes use singular bases.
-    """
-    whole = 4 * math.prod(shape)
-    if not (stretched and is_matrix(shape)):
-        return 4 * whole  # the sum, one task vector and its two summands
-    shorter = sides(shape)[1]
-    return 4 * whole + 4 * shorter * (2 * shorter + 2 * directions(shape, rank))
-
-
-# Sharing
-
-
-def shares(batches: Sequence[int], processes: int) -> list[list[int]]:
-    """Deal batches out as :class:`cyqd.training.ShardedBatchSampler` does, each task's on from where the last ends.
-
-    Args:
-        batches: their number, by task.
-        processes: how many there are.
-
-    Returns:
-        For each process, its number of batches by task.
-    """
-    starts = [0, *accumulate(batches)]
-    return [
-        [
-            len(range((rank - start) % processes, number, processes))
-            for start, number in zip(starts, batches, strict=False)  # the last start is the end
-        ]
-        for rank in range(processes)
-    ]
-
-
-def busy(batches: Sequence[int], processes: int) -> float:
-    """Return the share of an evaluation that the average process has work, if all batches take equally long."""
-    return sum(batches) / processes / max(map(sum, shares(batches, processes)))
-
-
-def busiest(batches: Sequence[int], seconds: Sequence[float], processes: int) -> float:
-    """Return how long the process with most work takes for an evaluation.
-
-    Args:
-        batches: their number, by task.
-        seconds: per batch, by task.
-        processes: how many there are.
-    """
-    return max(
-        sum(n * each for n, each in zip(share, seconds, strict=True)) for share in shares(batches, processes)
-    )
-
-
-# The whole run
 
 
 class ShapeTimes(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -47,6 +48,44 @@ class ShardedBatchSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         return len(self._mine())
+
+
+def shares(batches: Sequence[int], processes: int) -> list[list[int]]:
+    """Deal batches out as :class:`ShardedBatchSampler` does, each task's on from where the last ends.
+
+    Args:
+        batches: their number, by task.
+        processes: how many there are.
+
+    Returns:
+        For each process, its number of batches by task.
+    """
+    starts = [0, *accumulate(batches)]
+    return [
+        [
+            len(range((rank - start) % processes, number, processes))
+            for start, number in zip(starts, batches, strict=False)  # the last start is the end
+        ]
+        for rank in range(processes)
+    ]
+
+
+def busy(batches: Sequence[int], processes: int) -> float:
+    """Return the share of an evaluation that the average process has work, if all batches take equally long."""
+    return sum(batches) / processes / max(map(sum, shares(batches, processes)))
+
+
+def busiest(batches: Sequence[int], seconds: Sequence[float], processes: int) -> float:
+    """Return how long the process with most work takes for an evaluation.
+
+    Args:
+        batches: their number, by task.
+        seconds: per batch, by task.
+        processes: how many there are.
+    """
+    return max(
+        sum(n * each for n, each in zip(share, seconds, strict=True)) for share in shares(batches, processes)
+    )
 
 
 def gather(notes: dict[Key, Value]) -> dict[Key, Value]:

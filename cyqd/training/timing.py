@@ -15,9 +15,10 @@ import torch
 from cyqd.evolution import ExpertSpace, materialise
 from cyqd.evolution.genome import CompactGenome
 from cyqd.evolution.spectrum import SingularBases, is_matrix
-from cyqd.training.estimates import Shape, ShapeTimes, sides
+from cyqd.training.estimates import ShapeTimes
 from cyqd.training.module import EvolvableModule
 from cyqd.training.run import host_trainer
+from cyqd.training.sizes import Shape, sides
 
 AFFORDABLE = {"cpu": 1e10, "cuda": 1e13}
 """Floating-point operations of a decomposition up to which a shape is tried at its full size: about a second."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from cyqd.evolution.orthogonal import TaskVectors
 from cyqd.evolution.parts import Granularity
 from cyqd.training.bases import prepare_space
 from cyqd.training.doctor import changed, fewer
-from cyqd.training.estimates import Plan, bytes_text, seconds_text, shares
+from cyqd.training.estimates import Plan, bytes_text, seconds_text
 from cyqd.training.timing import AFFORDABLE, time_shapes
 
 SHAPES = {"embed": (40, 12), "up": (12, 30), "kernel": (8, 3, 3, 3), "norm": (12,), "scale": (), "frozen": (9, 9)}
@@ -129,14 +128,6 @@ def test_resident_models_are_held_on_the_device(space: ExpertSpace) -> None:
     held = Plan(space, plan.strategy, plan.changed, plan.groups, weights=1000, resident=True)
     stored = sum(tensor.nbytes for tensor in space.base.values())
     assert held.device_bytes - plan.device_bytes == 4 * stored + plan.cache_bytes
-
-
-@pytest.mark.parametrize("batches", [[7, 3, 1], [4, 4], [1, 1, 1]])
-def test_shares_deal_every_batch_once(batches: Sequence[int]) -> None:
-    for processes in range(1, 9):
-        dealt = shares(batches, processes)
-        assert [sum(column) for column in zip(*dealt, strict=True)] == list(batches)
-        assert all(max(column) - min(column) <= 1 for column in zip(*dealt, strict=True))
 
 
 @pytest.mark.parametrize(("processes", "even"), [(4096, 16), (15, 8), (7, 4), (1, 1)])
